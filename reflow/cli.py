@@ -1,0 +1,169 @@
+"""The command line: one short function per command. Stages and torch are imported inside them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="reflow",
+    help="From a set of images to a generator that needs one network evaluation per image, "
+    "by rectified flow.\n\nThe stages, in order: train, couple, train --pairs, distill; "
+    "then sample, evaluate and report.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Directory of the results.", metavar="DIR")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
+]
+Seed = Annotated[int | None, typer.Option(help="Root of all randomness; default: the recipe's.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Discard an unfinished or different result.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")]
+
+
+@app.callback()
+def options(debug: Debug = False) -> None:
+    """Take the options that stand before the command."""
+    _ = debug  # read by __main__, before typer takes over
+
+
+@app.command()
+def train(
+    out: Out,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Built-in name (digits, gaussians) or a .toml path.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SRC", help="Image folder, .npz, .zip, IDX .gz or built-in set; default: the recipe's."),
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Reflow: train on these pairs, with --init.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs.")
+    ] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+) -> None:
+    """Train the base model of a recipe on data, or (with --pairs and --init) reflow a model."""
+    from reflow.config import override, read_recipe
+    from reflow.errors import UsageError
+    from reflow.stages import train as stage
+
+    overrides = _overrides(settings, seed)
+    if (pairs is None) != (init is None):
+        raise UsageError("reflow needs both --pairs and --init; training on data needs neither")
+    if pairs is not None and init is not None:
+        if recipe is not None or data is not None:
+            raise UsageError("with --pairs the recipe comes from --init; leave out RECIPE and --data")
+        stage.run_reflow(init, pairs, overrides, out=out, device=device, fresh=fresh)
+        return
+    if recipe is None:
+        raise UsageError("give a RECIPE: digits, gaussians or the path of a .toml file")
+    chosen = read_recipe(recipe, overrides)
+    if data is not None:
+        chosen = override(chosen, [f"data.source={_quoted(data)}"])
+    stage.run(chosen, out=out, device=device, fresh=fresh)
+
+
+@app.command()
+def couple(
+    model: ModelPath,
+    out: Out,
+    count: Annotated[int | None, typer.Option(help="Number of pairs; default: the recipe's.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Wanted error of the images, in data units (adaptive solver).")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a fixed-grid solver.")] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+) -> None:
+    """Solve the ODE from fresh noise and store the pairs (noise, generated image)."""
+    from reflow.stages import couple as stage
+
+    overrides = _overrides(settings, seed, {"couple.count": count})
+    stage.run(
+        model, overrides + _method(solver, steps, tolerance), out=out, device=device, fresh=fresh
+    )
+
+
+@app.command()
+def distill(
+    model: ModelPath,
+    pairs: Annotated[Path, typer.Option(metavar="DIR", help="Pairs that the model made or learnt from.")],
+    out: Out,
+    steps: Annotated[int | None, typer.Option(help="Network evaluations per image of the student.")] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+) -> None:
+    """Fit a generator that needs one network evaluation per image (or --steps of them)."""
+    from reflow.stages import distill as stage
+
+    overrides = _overrides(settings, seed, {"distill.student_steps": steps})
+    stage.run(model, pairs, overrides, out=out, device=device, fresh=fresh)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models to compare.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.json", help="Where the figures go.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="SRC", help="The data, if it was files of your own.")
+    ] = None,
+    nfe: Annotated[str | None, typer.Option(help="Network evaluations, such as 1,2,4,8.")] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure distances to held-out data per network evaluation, and straightness."""
+    from reflow.stages import evaluate as stage
+
+    overrides = _overrides(settings, seed)
+    if nfe is not None:
+        overrides.append(f"evaluate.nfe=[{nfe}]")
+    result = stage.run(models, overrides, source=data, out=out, device=device)
+    print(stage.to_json(result) if as_json else stage.to_table(result))  # noqa: T201
+
+
+def _overrides(
+    settings: list[str] | None, seed: int | None, named: dict[str, int | None] | None = None
+) -> list[str]:
+    """Return all changes of the recipe as `section.key=value`; named options come last."""
+    changes = {"seed": seed, **(named or {})}
+    return [*(settings or []), *(f"{key}={value}" for key, value in changes.items() if value is not None)]
+
+
+def _method(solver: str | None, steps: int | None, tolerance: float | None) -> list[str]:
+    """Return the [couple] settings of a solver given on the command line."""
+    from reflow.errors import UsageError
+
+    if steps is not None and tolerance is not None:
+        raise UsageError("give --steps (a fixed grid) or --tolerance (adaptive), not both")
+    if tolerance is not None:
+        return [f'couple.solver="{solver or "dopri5"}"', "couple.steps=none", f"couple.tolerance={tolerance}"]
+    if steps is not None:
+        return [f'couple.solver="{solver or "heun"}"', f"couple.steps={steps}", "couple.tolerance=none"]
+    return [] if solver is None else [f'couple.solver="{solver}"']
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text)

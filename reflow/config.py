@@ -1,0 +1,306 @@
+"""The recipe: the settings of all stages as strict, frozen pydantic models.
+
+Unknown keys are refused with the nearest known one. This module does not import torch.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reflow.errors import ReflowError
+
+FIXED_SOLVERS = ("euler", "midpoint", "heun", "rk4")
+ADAPTIVE_SOLVERS = ("dopri5",)
+SolverName = Literal["euler", "midpoint", "heun", "rk4", "dopri5"]
+DistanceName = Literal["squared", "pseudo-huber"]
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """One section of a recipe."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class DataSettings(Settings):
+    """[data]: the real images or points, and how they are read."""
+
+    source: str = Field(
+        description="built-in set (digits, eight-gaussians, two-moons, checkerboard) or a path: "
+        "image folder, .npz, .zip, IDX .gz; 'files' in headers of models trained from a path"
+    )
+    labels: bool = Field(False, description="condition the model on the class labels")
+    held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="share of the set kept from training, to evaluate against"
+    )
+    size: Count | None = Field(
+        None, description="resize and centre-crop images to size x size pixels; default: as stored"
+    )
+    mode: Literal["auto", "grey", "rgb"] = Field(
+        "auto", description="channels of images; auto: grey if every image is grey, else rgb"
+    )
+    flip: bool = Field(False, description="mirror training images left-right at random")
+    points: Count = Field(20_000, description="number of points drawn from a 2-D set")
+
+
+class MlpSettings(Settings):
+    """[model] with kind = "mlp": a residual network for vectors."""
+
+    kind: Literal["mlp"]
+    width: Count = Field(128, description="units per layer")
+    blocks: Count = Field(3, description="number of residual blocks")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of units silenced in training"
+    )
+    sigma_data: Positive = Field(0.5, description="standard deviation of the data")
+
+
+class UnetSettings(Settings):
+    """[model] with kind = "unet": a convolutional network for images."""
+
+    kind: Literal["unet"]
+    channels: Annotated[int, Field(gt=0, multiple_of=4)] = Field(
+        32, description="feature channels at full resolution"
+    )
+    multipliers: tuple[Count, ...] = Field(
+        (1, 2), min_length=1, description="channels per level, in units of `channels`"
+    )
+    blocks: Count = Field(1, description="residual blocks per level, each way")
+    attention: tuple[Count, ...] = Field(
+        (), description="resolutions with self-attention, in pixels of height"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of features silenced in training"
+    )
+    sigma_data: Positive = Field(0.5, description="standard deviation of the data, in [-1, 1]")
+
+
+class FitSettings(Settings):
+    """What every training stage has: the optimiser and the rhythm of the loop."""
+
+    steps: Count = Field(description="optimiser steps")
+    batch: Count = Field(description="examples per step")
+    lr: Positive = Field(description="Adam's learning rate after the warm-up")
+    warmup: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps of linear growth of the learning rate"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="learning rate after the warm-up; linear and cosine end at zero"
+    )
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.999, description="Adam's decay of the second moment"
+    )
+    clip: Positive = Field(1.0, description="largest gradient norm")
+    ema_halflife: Positive = Field(description="half-life of the averaged weights, in steps")
+    log_every: Count = Field(50, description="steps between lines of log.jsonl")
+    save_every: Count = Field(1000, description="steps between saved states")
+    preview_every: Count = Field(1000, description="steps between previews in samples.png")
+
+
+class VelocityFitSettings(FitSettings):
+    """[train] and [reflow]: fitting the velocity on data and on pairs."""
+
+    times: Literal["uniform", "logit-normal", "u-shaped"] = Field(
+        "uniform", description="law of t in training"
+    )
+    logit_mean: float = Field(0.0, description="mean of logit(t) when times = logit-normal")
+    logit_std: Positive = Field(
+        1.0, description="standard deviation of logit(t) when times = logit-normal"
+    )
+    sharpness: Positive = Field(4.0, description="parameter a of the law when times = u-shaped")
+    distance: DistanceName = Field("squared", description="what compares velocities")
+
+
+class DistillSettings(FitSettings):
+    """[distill]: regression of a k-step student on pairs."""
+
+    student_steps: Count = Field(1, description="k: network evaluations per image of the student")
+    distance: DistanceName = Field("squared", description="what compares images")
+
+
+class SolverSettings(Settings):
+    """A numerical method with either a number of steps or a tolerance."""
+
+    solver: SolverName = Field("dopri5", description="numerical method of the ODE")
+    steps: Count | None = Field(None, description="steps of a fixed grid")
+    tolerance: Positive | None = Field(
+        None, description="wanted error of the images, in data units, of an adaptive solver"
+    )
+
+    @model_validator(mode="after")
+    def _match(self) -> "SolverSettings":
+        if self.solver in ADAPTIVE_SOLVERS and (self.tolerance is None or self.steps is not None):
+            raise ValueError(f"solver {self.solver} takes a tolerance and no steps")
+        if self.solver in FIXED_SOLVERS and (self.steps is None or self.tolerance is not None):
+            raise ValueError(f"solver {self.solver} takes steps and no tolerance")
+        return self
+
+
+class CoupleSettings(SolverSettings):
+    """[couple]: making pairs."""
+
+    count: Count = Field(description="number of pairs")
+    batch: Count = Field(500, description="samples solved together")
+    shard: Count = Field(2000, description="pairs per file")
+    image_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="precision of the stored images; the noise is always float32"
+    )
+
+
+class EvaluateSettings(Settings):
+    """[evaluate]: distances to the held-out data."""
+
+    samples: Count = Field(1000, description="generated samples per figure")
+    nfe: tuple[Count, ...] = Field(
+        (1, 2, 4, 8, 16, 100), min_length=1, description="network evaluations per sample"
+    )
+    solver: Literal["euler", "midpoint", "heun", "rk4"] = Field(
+        "euler", description="fixed-grid method for the figures per NFE"
+    )
+    projections: Count = Field(500, description="directions of the sliced Wasserstein distance")
+    straightness_samples: Count = Field(256, description="trajectories behind the straightness")
+    straightness_tolerance: Positive = Field(
+        1e-4, description="tolerance of these trajectories, in data units"
+    )
+    batch: Count = Field(500, description="samples generated together")
+
+
+class Recipe(Settings):
+    """The settings of all stages."""
+
+    name: str = Field(description="what the recipe is called")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="root of all randomness")
+    data: DataSettings
+    model: Annotated[MlpSettings | UnetSettings, Field(discriminator="kind")]
+    train: VelocityFitSettings
+    couple: CoupleSettings
+    reflow: VelocityFitSettings
+    distill: DistillSettings
+    evaluate: EvaluateSettings
+
+
+def built_in_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    files = resources.files("reflow.recipes").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Return the recipe of a built-in name or a .toml path, with `section.key=value` applied.
+
+    A value is TOML, or a bare word; `none` takes the setting back to its default.
+    """
+    if name_or_path in built_in_recipes():
+        text = (resources.files("reflow.recipes") / f"{name_or_path}.toml").read_text("utf-8")
+    elif name_or_path.endswith(".toml"):
+        try:
+            text = Path(name_or_path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ReflowError(f"recipe {name_or_path} cannot be read: {error}") from error
+    else:
+        raise ReflowError(
+            f"no recipe is called {name_or_path!r}; "
+            f"give one of {', '.join(built_in_recipes())} or the path of a .toml file"
+        )
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ReflowError(f"recipe {name_or_path} is not TOML: {error}") from error
+    content.setdefault("name", Path(name_or_path).stem)
+    return parse_recipe(content, overrides, f"recipe {name_or_path}")
+
+
+def parse_recipe(
+    content: dict[str, Any], overrides: Iterable[str] = (), origin: str = "recipe"
+) -> Recipe:
+    """Return the validated recipe of a nested dict; `origin` names it in messages."""
+    content = json.loads(json.dumps(content, default=str))
+    changed = False
+    for override in overrides:
+        _apply(content, override)
+        changed = True
+    try:
+        return Recipe.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        where = f"{origin} with --set" if changed else origin
+        raise ReflowError(f"{where}: {_explain(error)}") from error
+
+
+def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """Return the recipe with `section.key=value` settings applied."""
+    return parse_recipe(recipe.model_dump(mode="json"), overrides, f"recipe {recipe.name}")
+
+
+def settings_table(recipe: Recipe) -> list[tuple[str, Any, str]]:
+    """Return (dotted key, value, meaning) of every setting of a recipe."""
+    rows: list[tuple[str, Any, str]] = []
+    for name, field in Recipe.model_fields.items():
+        value = getattr(recipe, name)
+        if isinstance(value, Settings):
+            rows += [
+                (f"{name}.{key}", getattr(value, key), inner.description or "what the model is")
+                for key, inner in type(value).model_fields.items()
+            ]
+        else:
+            rows.append((name, value, field.description or ""))
+    return rows
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    *sections, key = path.strip().split(".")
+    if not equals or not key or len(sections) > 1:
+        raise ReflowError(f"--set {override}: write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise ReflowError(f"--set {override}: {section} is a value, not a section")
+    if value == "none":
+        content.pop(key, None)
+    else:
+        content[key] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first problem in one line, with the nearest key for an unknown one."""
+    problem = error.errors()[0]
+    location = [part for part in problem["loc"] if part not in ("mlp", "unet")]
+    place = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place, _known_keys(problem["loc"]), n=1, cutoff=0)
+        return f"unknown key {place}; the nearest known key is {near[0]}"
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    if problem["type"] == "value_error":
+        return f"{place}: {problem['ctx']['error']}"
+    return f"{place} = {json.dumps(problem['input'])}: {problem['msg'].lower()}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that could stand at the location of an unknown one."""
+    section, *rest = location
+    if not rest:
+        return list(Recipe.model_fields)
+    annotation = Recipe.model_fields[str(section)].annotation
+    choices = [c for c in (annotation, *get_args(annotation)) if isinstance(c, type)]
+    tag = rest[0]
+    models = [c for c in choices if issubclass(c, Settings) and _accepts(c, tag, len(rest))]
+    return [f"{section}.{key}" for model in models for key in model.model_fields]
+
+
+def _accepts(model: type[Settings], tag: int | str, depth: int) -> bool:
+    kind = model.model_fields.get("kind")
+    return kind is None or depth == 1 or get_args(kind.annotation) == (tag,)

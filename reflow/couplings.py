@@ -1,0 +1,104 @@
+"""Couplings: the joint law of (x0, x1) that training draws from.
+
+A coupling is an endless stream of examples. `draw(first, n, rng)` returns examples number first to
+first + n - 1; data are visited in a fresh permutation every epoch, a function of the seed and the
+example number alone, so that resuming needs no position beyond the step. Shapes: x0, x1 (n, *event).
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from reflow.flow import Pair
+from reflow.noise import draw_seed
+
+
+class Coupling(Protocol):
+    """What training draws its examples from."""
+
+    def draw(self, first: int, n: int, rng: Generator) -> Pair:
+        """Return examples first to first + n - 1, on the generator's device."""
+        ...
+
+
+class Rows(Protocol):
+    """Samples by row number, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+
+
+class Samples(Rows, Protocol):
+    """A data set."""
+
+    def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        """Return x1 and labels at these rows."""
+        ...
+
+
+class StoredPairs(Rows, Protocol):
+    """Pairs on disk."""
+
+    def take(self, rows: NDArray[np.int64]) -> Pair:
+        """Return the pairs at these rows."""
+        ...
+
+
+class Order:
+    """The row that each example number visits: one permutation of all rows per epoch."""
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows = rows
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, np.int64)
+
+    def __call__(self, first: int, n: int) -> NDArray[np.int64]:
+        """Return the rows (n,) of examples first to first + n - 1."""
+        examples = np.arange(first, first + n)
+        epochs = examples // self.rows
+        visited = np.empty(n, np.int64)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            visited[inside] = self._shuffled(int(epoch))[examples[inside] % self.rows]
+        return visited
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            rng = np.random.Generator(np.random.Philox(draw_seed(self.seed, "order", epoch)))
+            self._epoch, self._permutation = epoch, rng.permutation(self.rows)
+        return self._permutation
+
+
+class Independent:
+    """Data with fresh noise at every visit: the coupling of the base model."""
+
+    def __init__(self, data: Samples, seed: int, *, flip: bool = False) -> None:
+        self.data, self.flip = data, flip
+        self.order = Order(len(data), seed)
+
+    def draw(self, first: int, n: int, rng: Generator) -> Pair:
+        """Return n examples, images mirrored with probability one half where asked for."""
+        x1, label = self.data.take(self.order(first, n))
+        x1 = x1.to(rng.device)
+        if self.flip:
+            mirrored = torch.rand(n, generator=rng, device=rng.device) < 0.5
+            x1 = torch.where(mirrored.reshape(-1, 1, 1, 1), x1.flip(-1), x1)
+        x0 = torch.randn(x1.shape, generator=rng, device=rng.device)
+        return Pair(x0, x1, None if label is None else label.to(rng.device))
+
+
+class Stored:
+    """Pairs that a teacher made: the coupling of reflow and distillation."""
+
+    def __init__(self, pairs: StoredPairs, seed: int) -> None:
+        self.pairs = pairs
+        self.order = Order(len(pairs), seed)
+
+    def draw(self, first: int, n: int, rng: Generator) -> Pair:
+        """Return n stored pairs."""
+        x0, x1, label = self.pairs.take(self.order(first, n))
+        device = rng.device
+        return Pair(x0.to(device), x1.to(device), None if label is None else label.to(device))

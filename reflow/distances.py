@@ -1,0 +1,28 @@
+"""Distances: what compares predicted and target velocity, per sample.
+
+Each takes two tensors (B, *event) and returns (B,), averaged over the event so that the scale does
+not depend on the image size.
+"""
+
+from torch import Tensor
+
+from reflow.flow import Distance
+
+
+def squared(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference."""
+    return (a - b).square().flatten(1).mean(1)
+
+
+def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
+    """(sqrt(|a - b|^2 + c^2) - c) / d with c = 0.00054 d, in d dimensions: large errors count linearly.
+
+    Lee et al. 2024 (arXiv:2405.20320); the constant is the one in their code.
+    """
+    difference = (a - b).flatten(1)
+    d = difference.shape[1]
+    c = 0.00054 * d
+    return ((difference.square().sum(1) + c * c).sqrt() - c) / d
+
+
+DISTANCES: dict[str, Distance] = {"squared": squared, "pseudo-huber": pseudo_huber}

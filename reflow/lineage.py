@@ -1,0 +1,54 @@
+"""Which artifact came from which: what a later stage takes over from a model, and what it refuses."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from reflow.config import MlpSettings, Recipe, UnetSettings, override, parse_recipe
+from reflow.errors import ReflowError
+from reflow.models import Model, build
+from reflow.models.preconditioning import Preconditioned
+from reflow.pairs import PairStore
+
+
+def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
+    """Return the recipe that travels in a model's header, with `section.key=value` applied."""
+    return override(parse_recipe(model.recipe, origin="the model's recipe"), overrides)
+
+
+def copy_of(model: Model, settings: MlpSettings | UnetSettings) -> Preconditioned:
+    """Return a network of these settings with the model's averaged weights, to be trained on."""
+    net = build(settings, model.event, model.classes)
+    try:
+        net.load_state_dict(model.net.state_dict())
+    except RuntimeError as error:
+        raise ReflowError(
+            "training starts from the model's weights, so [model] cannot change its layers; "
+            "leave out --set model... (model.dropout may change)"
+        ) from error
+    return net
+
+
+def require_velocity_field(model: Model, path: Path) -> None:
+    """Refuse a distilled student where an ODE has to be solved or fitted."""
+    if model.student_steps is not None:
+        raise ReflowError(
+            f"{path} is a distilled {model.student_steps}-step generator, not a velocity field; "
+            "give the model that it was distilled from"
+        )
+
+
+def require_related(model: Model, model_path: Path, pairs: PairStore, pairs_path: Path) -> None:
+    """Refuse pairs that the model neither made nor learnt from, or that have another shape."""
+    if pairs.event != model.event or pairs.header.facts["classes"] != model.classes:
+        raise ReflowError(
+            f"{pairs_path} holds samples of {pairs.event} with "
+            f"{pairs.header.facts['classes'] or 'no'} classes, but {model_path} works on "
+            f"{model.event} with {model.classes or 'no'} classes; give pairs that this model made"
+        )
+    made = pairs.header.parents.get("model") == model.digest
+    learnt = model.header.parents.get("pairs") == pairs.digest
+    if not made and not learnt:
+        raise ReflowError(
+            f"{pairs_path} was made by another model than {model_path}; "
+            "run reflow couple with this model, or give the model that made these pairs"
+        )

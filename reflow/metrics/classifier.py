@@ -1,0 +1,92 @@
+"""Features that know the data: the penultimate layer of a small classifier trained on its labels.
+
+Distances on them are comparable within one set of weights only, so its digest goes with every score.
+Images are (N, C, H, W) in [-1, 1]; features (N, 32).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from reflow.artifacts import payload_digest
+from reflow.couplings import Samples
+from reflow.noise import generator
+
+FEATURES = 32
+STEPS, BATCH, RATE = 600, 128, 2e-3
+CHUNK = 500  # images per forward pass
+
+
+class Classifier(nn.Module):
+    """Three 3 x 3 convolutions and two linear layers."""
+
+    def __init__(self, event: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        colours, height, width = event
+        side = min(4, height // 2, width // 2)
+        self.body = nn.Sequential(
+            nn.Conv2d(colours, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2 * side),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveMaxPool2d(side),
+            nn.Flatten(),
+            nn.Linear(64 * side * side, FEATURES),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(FEATURES, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores (N, classes)."""
+        scores: Tensor = self.head(self.body(x))
+        return scores
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A trained classifier, its accuracy on held-out data and the digest of its weights."""
+
+    network: Classifier
+    accuracy: float
+    digest: str
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> NDArray[np.float32]:
+        """Return the features (N, 32) of images."""
+        parts = [self.network.body(part) for part in images.split(CHUNK)]
+        return np.asarray(torch.cat(parts).numpy())
+
+
+def train_classifier(
+    training: Samples, held_out: Samples, event: tuple[int, int, int], classes: int, *, seed: int
+) -> Extractor:
+    """Return a classifier trained on labelled data, the same for the same seed."""
+    torch.manual_seed(seed)
+    network = Classifier(event, classes)
+    rate = torch.optim.Adam(network.parameters(), lr=RATE)
+    rng = generator(torch.device("cpu"), seed, "classifier")
+    for step in range(STEPS):
+        rate.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+        rows = torch.randint(len(training), (BATCH,), generator=rng)
+        images, label = training.take(rows.numpy())
+        assert label is not None
+        loss = F.cross_entropy(network(images), label)
+        rate.zero_grad()
+        loss.backward()
+        rate.step()
+    network.eval()
+    return Extractor(network, _accuracy(network, held_out), payload_digest(network.state_dict()))
+
+
+@torch.no_grad()
+def _accuracy(network: Classifier, data: Samples) -> float:
+    images, label = data.take(np.arange(len(data)))
+    guesses = torch.cat([network(part).argmax(1) for part in images.split(CHUNK)])
+    return float((guesses == label).double().mean())

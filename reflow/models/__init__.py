@@ -1,0 +1,132 @@
+"""Networks from recipes, and models as users load them.
+
+A model is a velocity field (x (B, *event), t (B,) or scalar, label (B,) or None) -> (B, *event) with
+the averaged weights, and knows where it comes from.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reflow.artifacts import Header, damaged, file_digest, read_artifact
+from reflow.config import MlpSettings, UnetSettings, parse_recipe
+from reflow.errors import ReflowError
+from reflow.models.mlp import Mlp
+from reflow.models.preconditioning import Preconditioned
+from reflow.models.unet import Unet
+
+FILE = "model.safetensors"
+
+
+class Model(nn.Module):
+    """A trained velocity field with its header and the SHA-256 of its file."""
+
+    def __init__(self, net: Preconditioned, header: Header, digest: str) -> None:
+        super().__init__()
+        self.net = net
+        self.header = header
+        self.digest = digest
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.header.facts["event"])
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes the model is conditioned on, or None."""
+        classes: int | None = self.header.facts["classes"]
+        return classes
+
+    @property
+    def student_steps(self) -> int | None:
+        """Euler steps that a distilled model was made for, or None for a velocity field."""
+        steps: int | None = self.header.facts["student_steps"]
+        return steps
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe it was made with."""
+        return self.header.recipe
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the velocity v(x, t), shaped like x."""
+        if tuple(x.shape[1:]) != self.event:
+            raise ReflowError(f"this model works on {self.event}, not on {tuple(x.shape[1:])}")
+        velocity: Tensor = self.net(x, t, label)
+        return velocity
+
+
+def build(
+    settings: MlpSettings | UnetSettings, event: tuple[int, ...], classes: int | None
+) -> Preconditioned:
+    """Return the network of a recipe for samples of this shape, with random weights."""
+    if isinstance(settings, MlpSettings):
+        if len(event) != 1:
+            raise ReflowError(f"model.kind = mlp is for vectors, not for images {event}; use unet")
+        mlp = Mlp(
+            event[0],
+            width=settings.width,
+            blocks=settings.blocks,
+            dropout=settings.dropout,
+            classes=classes,
+        )
+        return Preconditioned(mlp, settings.sigma_data)
+    if len(event) != 3:
+        raise ReflowError(f"model.kind = unet is for images, not for vectors {event}; use mlp")
+    coarsest = 2 ** (len(settings.multipliers) - 1)
+    if event[1] % coarsest or event[2] % coarsest:
+        raise ReflowError(
+            f"images of {event[1]} x {event[2]} pixels cannot be halved "
+            f"{len(settings.multipliers) - 1} times; shorten model.multipliers or set data.size"
+        )
+    unet = Unet(
+        (event[0], event[1], event[2]),
+        channels=settings.channels,
+        multipliers=settings.multipliers,
+        blocks=settings.blocks,
+        attention=settings.attention,
+        dropout=settings.dropout,
+        classes=classes,
+    )
+    # nn.Module.to has no typed overload for a memory format alone.
+    return Preconditioned(unet.to(memory_format=torch.channels_last), settings.sigma_data)  # type: ignore[call-overload]
+
+
+def load_model(path: str | Path) -> Model:
+    """Return the model in a file or in a stage's directory, checked, on the CPU, for inference.
+
+    Raises ReflowError when the file is missing, foreign, damaged or not a model.
+    """
+    path = model_file(Path(path))
+    header, tensors = read_artifact(path, "model")
+    recipe = parse_recipe(header.recipe, origin=f"the recipe in {path}")
+    facts = header.facts
+    try:
+        net = build(recipe.model, tuple(facts["event"]), facts["classes"])
+        facts["student_steps"]
+    except KeyError as error:
+        raise damaged(path, f"its facts have no {error}") from error
+    load_weights(net, tensors, path)
+    return Model(net, header, file_digest(path)).eval().requires_grad_(False)
+
+
+def load_weights(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into the network; refuse other names or shapes."""
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise damaged(path, f"its weights do not fit its recipe ({reason})") from error
+
+
+def model_file(path: Path) -> Path:
+    """Return the model's file for a file or a directory."""
+    if not path.is_dir():
+        return path
+    file = path / FILE
+    if not file.exists() and (path / "state.safetensors").exists():
+        raise ReflowError(f"{path} holds an unfinished model; give its command again to finish it")
+    return file

@@ -1,0 +1,40 @@
+"""What a network is told beside x: the noise level and, where the data has classes, the label.
+
+Shapes: level (B,), label (B,) int64 or None, features (B, width).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from reflow.errors import ReflowError
+
+LOWEST, HIGHEST = 0.25, 16.0  # angular frequencies over levels in [-2.9, 2.9]
+
+
+class Embedding(nn.Module):
+    """Sinusoids of the noise level, plus a learned vector per class, through two layers."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, classes: int | None) -> None:
+        super().__init__()
+        octaves = torch.linspace(math.log(LOWEST), math.log(HIGHEST), width // 2)
+        self.register_buffer("frequencies", octaves.exp(), persistent=False)
+        self.classes = None if classes is None else nn.Embedding(classes, width)
+        self.layers = nn.Sequential(
+            nn.Linear(width // 2 * 2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+
+    def forward(self, level: Tensor, label: Tensor | None) -> Tensor:
+        """Return the features; refuse a label to a model without classes, and the reverse."""
+        angle = level[:, None] * self.frequencies
+        features = torch.cat([angle.cos(), angle.sin()], dim=1)
+        if (self.classes is None) != (label is None):
+            needs = "needs a label" if label is None else "takes no label"
+            raise ReflowError(f"this model {needs}")
+        if self.classes is not None:
+            features = features + self.classes(label)
+        mapped: Tensor = self.layers(features)
+        return mapped

@@ -1,0 +1,37 @@
+"""EDM preconditioning, written for velocity.
+
+With n = sqrt((1 - t)^2 + sigma^2 t^2) and sigma the standard deviation of the data, the network F sees
+x / n, of unit variance at every t, and the logarithm of the noise level; it is asked for what is left
+after the best linear guess of the velocity, again of unit variance:
+
+    v(x, t) = ((sigma^2 t - (1 - t)) / n^2) x + (sigma / n) F(x / n, ln((1 - t) / t) / 4)
+
+No term divides by t or 1 - t. Karras et al. 2022 (arXiv:2206.00364), section 5, in our convention.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from reflow.flow import per_sample
+
+EDGE = 1e-5  # the noise level is taken at t in [EDGE, 1 - EDGE], where it is finite
+
+
+class Preconditioned(nn.Module):
+    """A velocity field around a network F(x, noise level (B,), label)."""
+
+    def __init__(self, network: nn.Module, sigma_data: float) -> None:
+        super().__init__()
+        self.network = network
+        self.sigma_data = sigma_data
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the velocity v(x, t), shaped like x (B, *event), for t (B,) or a scalar."""
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x))
+        inside = t.clamp(EDGE, 1 - EDGE)
+        level = ((1 - inside) / inside).log() / 4
+        variance = self.sigma_data**2
+        time = per_sample(t, x)
+        n = ((1 - time) ** 2 + variance * time**2).sqrt()
+        residual = self.network(x / n, level, label)
+        return (variance * time - (1 - time)) / n**2 * x + self.sigma_data / n * residual

@@ -1,0 +1,148 @@
+"""A U-Net for images: x (B, C, H, W), level (B,), label (B,) or None.
+
+Residual blocks of two 3 x 3 convolutions with scale and shift from the time features, self-attention
+at chosen resolutions, strided convolutions down, nearest-neighbour up, and skip connections joined by
+concatenation. The network keeps whatever memory format x has.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from reflow.models.embedding import Embedding
+
+HEAD = 32  # channels per attention head
+GROUP = 8  # smallest number of channels that are normalised together
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Return a group norm of at most 32 groups of at least GROUP channels."""
+    groups = max(1, min(32, channels // GROUP))
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels)
+
+
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set the layer's weights to zero, so that its branch starts silent."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, added to its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // HEAD)
+        while channels % self.heads:
+            self.heads -= 1
+        self.norm = norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus what each pixel gathered from the others."""
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, pixels, d)
+        gathered = F.scaled_dot_product_attention(q, k, v)
+        mixed: Tensor = x + self.project(gathered.transpose(-1, -2).reshape(b, c, h, w))
+        return mixed
+
+
+class Block(nn.Module):
+    """A residual block, with attention after it where asked for."""
+
+    def __init__(
+        self, inputs: int, outputs: int, features: int, *, dropout: float, attention: bool
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.modulate = nn.Linear(features, 2 * outputs)
+        self.norm2 = norm(outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.attention = Attention(outputs) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return (B, outputs, H, W)."""
+        scale, shift = self.modulate(features)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = F.silu(torch.addcmul(shift, self.norm2(hidden), scale + 1))
+        hidden = self.conv2(self.dropout(hidden))
+        attended: Tensor = self.attention(self.skip(x) + hidden)
+        return attended
+
+
+class Unet(nn.Module):
+    """The network; its last convolution starts at zero, so the first guess is the linear one."""
+
+    def __init__(
+        self,
+        event: tuple[int, int, int],
+        *,
+        channels: int,
+        multipliers: tuple[int, ...],
+        blocks: int,
+        attention: tuple[int, ...],
+        dropout: float,
+        classes: int | None,
+    ) -> None:
+        super().__init__()
+        colours, height, _ = event
+        features = 4 * channels
+        self.embedding = Embedding(features, classes)
+        self.enter = nn.Conv2d(colours, channels, 3, padding=1)
+
+        def block(inputs: int, outputs: int, level: int) -> Block:
+            attended = height >> level in attention
+            return Block(inputs, outputs, features, dropout=dropout, attention=attended)
+
+        widths = [channels * multiplier for multiplier in multipliers]
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        skips, width = [channels], channels
+        for level, outputs in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(block(width, outputs, level))
+                width = outputs
+                skips.append(width)
+            if level < len(widths) - 1:
+                self.shrink.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                skips.append(width)
+        self.middle = block(width, width, len(widths) - 1)
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        for level, outputs in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(block(width + skips.pop(), outputs, level))
+                width = outputs
+            if level:
+                self.grow.append(nn.Conv2d(width, width, 3, padding=1))
+        self.norm = norm(width)
+        self.leave = zero(nn.Conv2d(width, colours, 3, padding=1))
+        self.blocks = blocks
+
+    def forward(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
+        """Return F (B, C, H, W)."""
+        features = self.embedding(level, label)
+        x = self.enter(x)
+        skips = [x]
+        for index, block in enumerate(self.down):
+            x = block(x, features)
+            skips.append(x)
+            finished, rest = divmod(index + 1, self.blocks)
+            if not rest and finished <= len(self.shrink):
+                x = self.shrink[finished - 1](x)
+                skips.append(x)
+        x = self.middle(x, features)
+        for index, block in enumerate(self.up):
+            x = block(torch.cat([x, skips.pop()], dim=1), features)
+            finished, rest = divmod(index + 1, self.blocks + 1)
+            if not rest and finished <= len(self.grow):
+                x = self.grow[finished - 1](F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        residual: Tensor = self.leave(F.silu(self.norm(x)))
+        return residual

@@ -1,0 +1,1 @@
+"""What people see: progress, pictures, plots and the report."""

@@ -1,0 +1,1 @@
+"""The stages: one module per command, each with a `run`. They never import each other."""

@@ -1,0 +1,228 @@
+"""evaluate: distances to held-out data per NFE, and straightness, of one or several models."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reflow.artifacts import write_atomically
+from reflow.config import EvaluateSettings, Recipe, SolverSettings, override
+from reflow.data import DataSet, open_data, split
+from reflow.devices import choose_device
+from reflow.errors import ReflowError
+from reflow.generation import balanced_labels, fixed_method, generate, usual_method
+from reflow.lineage import recipe_of
+from reflow.metrics.classifier import Extractor, train_classifier
+from reflow.metrics.frechet import frechet_distance
+from reflow.metrics.sliced import sliced_wasserstein
+from reflow.metrics.straightness import straightness
+from reflow.models import Model, load_model
+from reflow.noise import draw_seed, noise
+from reflow.reporting.progress import Meter, say
+
+SCHEMA = 1  # of the JSON
+STREAM = "evaluate"
+
+
+@dataclass(frozen=True)
+class _Yardstick:
+    """What every model is measured against, with the same random directions and features."""
+
+    real: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+    extractor: Extractor | None
+    settings: EvaluateSettings
+    seed: int
+
+    def distances(self, samples: Tensor) -> dict[str, float]:
+        """Return the distances of samples (N, *event) to the held-out data."""
+        rng = np.random.default_rng(draw_seed(self.seed, "projections"))
+        flat = samples.flatten(1).numpy()
+        found = {
+            "sliced_wasserstein": sliced_wasserstein(
+                flat, self.real, projections=self.settings.projections, rng=rng
+            )
+        }
+        if self.extractor is not None and self.features is not None:
+            found["frechet_classifier"] = frechet_distance(
+                self.extractor.features(samples), self.features
+            )
+        return found
+
+
+def run(
+    paths: list[Path],
+    overrides: list[str],
+    *,
+    source: str | None,
+    out: Path,
+    device: str,
+) -> dict[str, Any]:
+    """Evaluate the models, write the JSON to `out` and return it."""
+    where = choose_device(device)
+    models = [load_model(path).to(where) for path in paths]
+    recipe = recipe_of(models[0], overrides)
+    if source is not None:
+        recipe = override(recipe, [f"data.source={json.dumps(source)}"])
+    settings = recipe.evaluate
+    for path, model in zip(paths, models, strict=True):
+        if (model.event, model.classes) != (models[0].event, models[0].classes):
+            raise ReflowError(f"{path} works on {model.event}, but {paths[0]} on {models[0].event}")
+    training, held_out = _real_data(recipe, models[0])
+    yardstick = _yardstick(recipe, training, held_out)
+    real, _ = training.take(_spread(len(training), settings.samples))
+    extractor = yardstick.extractor
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "seed": recipe.seed,
+        "samples": settings.samples,
+        "held_out": len(held_out),
+        "data": held_out.digest(),
+        "features": None
+        if extractor is None
+        else {"name": "classifier", "sha256": extractor.digest, "accuracy": extractor.accuracy},
+        "floor": {"samples": len(real), **yardstick.distances(real)},
+        "models": [
+            _evaluate(model, path, yardstick, held_out, recipe, where)
+            for path, model in zip(paths, models, strict=True)
+        ],
+    }
+    write_atomically(out, (to_json(result) + "\n").encode())
+    return result
+
+
+def to_json(result: dict[str, Any]) -> str:
+    """Return the result as it is written."""
+    return json.dumps(result, indent=1)
+
+
+def to_table(result: dict[str, Any]) -> str:
+    """Return the figures as lines for a terminal."""
+    floor = result["floor"]
+    names = [name for name in ("frechet_classifier", "sliced_wasserstein") if name in floor]
+    width = max(len(model["path"]) for model in result["models"]) + 2
+
+    def row(model: str, nfe: str, solver: str, figures: dict[str, float]) -> str:
+        columns = "".join(f"{figures[name]:>20.4g}" for name in names)
+        return f"{model:<{width}}{nfe:>8}  {solver:<10}{columns}"
+
+    lines = [f"{'model':<{width}}{'NFE':>8}  {'solver':<10}" + "".join(f"{n:>20}" for n in names)]
+    for model in result["models"]:
+        for figure in model["figures"]:
+            lines.append(row(model["path"], f"{figure['nfe']:.4g}", figure["solver"], figure))
+    lines.append(row("real (floor)", "", "", floor))
+    for model in result["models"]:
+        if model["straightness"] is not None:
+            lines.append(f"straightness of {model['path']}: {model['straightness']:.4g}")
+    return "\n".join(lines)
+
+
+def _real_data(recipe: Recipe, model: Model) -> tuple[DataSet, DataSet]:
+    """Return training and held-out data as the base model's training split them."""
+    data = open_data(recipe.data, recipe.seed)
+    if data.event != model.event:
+        raise ReflowError(f"the data has samples of {data.event}, but the model works on {model.event}")
+    if model.classes is not None and len(data.class_names) != model.classes:
+        raise ReflowError(
+            f"the data has {len(data.class_names)} classes, but the model has {model.classes}"
+        )
+    return split(data, recipe.data.held_out, recipe.seed)
+
+
+def _yardstick(recipe: Recipe, training: DataSet, held_out: DataSet) -> _Yardstick:
+    real, _ = held_out.take(np.arange(len(held_out)))
+    extractor = features = None
+    if training.labels is not None and len(training.event) == 3:
+        colours, height, width = training.event
+        extractor = train_classifier(
+            training,
+            held_out,
+            (colours, height, width),
+            len(training.class_names),
+            seed=draw_seed(recipe.seed, "classifier"),
+        )
+        features = extractor.features(real)
+        say(f"features: classifier, {extractor.accuracy:.1%} of held-out labels right")
+    return _Yardstick(real.flatten(1).numpy(), features, extractor, recipe.evaluate, recipe.seed)
+
+
+def _evaluate(
+    model: Model,
+    path: Path,
+    yardstick: _Yardstick,
+    held_out: DataSet,
+    recipe: Recipe,
+    where: torch.device,
+) -> dict[str, Any]:
+    settings = recipe.evaluate
+    labels = None
+    if model.classes is not None and held_out.labels is not None:
+        labels = torch.from_numpy(held_out.labels[_spread(len(held_out), settings.samples)])
+    methods = _methods(model, settings)
+    figures = []
+    with Meter(f"evaluate {path}", len(methods), "settings") as meter:
+        for done, method in enumerate(methods):
+            batches = list(
+                generate(
+                    model,
+                    range(settings.samples),
+                    method=method,
+                    seed=recipe.seed,
+                    stream=STREAM,
+                    batch=settings.batch,
+                    device=where,
+                    labels=labels,
+                )
+            )
+            samples = torch.cat([batch.pair.x1 for batch in batches])
+            nfe = torch.cat([batch.nfe for batch in batches]).double()
+            figures.append(
+                {
+                    "nfe": float(nfe.mean()),
+                    "solver": method.solver,
+                    "tolerance": method.tolerance,
+                    **yardstick.distances(samples),
+                }
+            )
+            meter.update(done + 1)
+    return {
+        "path": str(path),
+        "sha256": model.digest,
+        "stage": model.header.stage,
+        "rectification": model.header.rectification,
+        "student_steps": model.student_steps,
+        "figures": figures,
+        "straightness": None if model.student_steps else _straightness(model, recipe, where),
+    }
+
+
+def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
+    if model.student_steps is not None:
+        return [usual_method(model)]
+    fixed = [fixed_method(model, nfe, settings.solver) for nfe in settings.nfe]
+    return [*fixed, usual_method(model)]
+
+
+def _straightness(model: Model, recipe: Recipe, where: torch.device) -> float:
+    """Return the mean over trajectories, each per dimension."""
+    settings = recipe.evaluate
+    indices = range(settings.straightness_samples)
+    x0 = noise(recipe.seed, STREAM, indices, model.event).to(where)
+    label = balanced_labels(indices, model.classes)
+    values = straightness(
+        model,
+        x0,
+        tolerance=settings.straightness_tolerance,
+        label=None if label is None else label.to(where),
+    )
+    return float(values.mean())
+
+
+def _spread(available: int, wanted: int) -> NDArray[np.int64]:
+    """Return up to `wanted` row numbers, evenly spread over what there is."""
+    return np.arange(min(wanted, available)) * available // min(wanted, available)

@@ -1,0 +1,126 @@
+"""train: fit the velocity on data (the base model) or on pairs (reflow)."""
+
+from pathlib import Path
+
+import torch
+
+from reflow.artifacts import Header
+from reflow.config import Recipe, VelocityFitSettings
+from reflow.couplings import Independent, Stored
+from reflow.data import BUILT_IN, DataSet, open_data, split
+from reflow.devices import choose_device
+from reflow.distances import DISTANCES
+from reflow.errors import ReflowError
+from reflow.flow import Objective, velocity_objective
+from reflow.lineage import copy_of, recipe_of, require_related, require_velocity_field
+from reflow.models import build, load_model
+from reflow.noise import draw_seed
+from reflow.pairs import open_pairs
+from reflow.times import LAWS, stratified
+from reflow.training import finished, train_model
+from reflow.workspace import claim
+
+BASE_SECTIONS = ("seed", "data", "model", "train")
+REFLOW_SECTIONS = ("seed", "model", "reflow")
+
+
+def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
+    """Train the base model of a recipe into `out`."""
+    where = choose_device(device)
+    data = _data(recipe)
+    classes = len(data.class_names) if recipe.data.labels else None
+    training, held_out = split(data, recipe.data.held_out, recipe.seed)
+    torch.manual_seed(draw_seed(recipe.seed, "weights"))
+    net = build(recipe.model, data.event, classes)
+    header = Header(
+        kind="model",
+        stage="train",
+        rectification=1,
+        recipe=_portable(recipe).model_dump(mode="json"),
+        parents={"data": data.digest()},
+        facts={
+            "event": list(data.event),
+            "classes": classes,
+            "parameters": sum(weight.numel() for weight in net.parameters()),
+            "steps": recipe.train.steps,
+            "student_steps": None,
+            "training_samples": len(training),
+            "held_out_samples": len(held_out),
+        },
+    )
+    coupling = Independent(
+        training if classes else training.without_labels(),
+        draw_seed(recipe.seed, "data"),
+        flip=recipe.data.flip,
+    )
+    with claim(out, fresh=fresh):
+        if not finished(out, header, BASE_SECTIONS):
+            train_model(
+                net,
+                coupling,
+                objective_of(recipe.train),
+                recipe.train,
+                out=out,
+                header=header,
+                sections=BASE_SECTIONS,
+                device=where,
+            )
+
+
+def run_reflow(
+    init: Path, pairs_path: Path, overrides: list[str], *, out: Path, device: str, fresh: bool
+) -> None:
+    """Retrain a model on the pairs that it made, starting from its averaged weights."""
+    where = choose_device(device)
+    teacher = load_model(init)
+    require_velocity_field(teacher, init)
+    recipe = recipe_of(teacher, overrides)
+    pairs = open_pairs(pairs_path)
+    require_related(teacher, init, pairs, pairs_path)
+    header = Header(
+        kind="model",
+        stage="reflow",
+        rectification=pairs.header.rectification + 1,
+        recipe=recipe.model_dump(mode="json"),
+        parents={"init": teacher.digest, "pairs": pairs.digest},
+        facts=teacher.header.facts | {"steps": recipe.reflow.steps, "training_samples": len(pairs)},
+    )
+    with claim(out, fresh=fresh):
+        if not finished(out, header, REFLOW_SECTIONS):
+            train_model(
+                copy_of(teacher, recipe.model),
+                Stored(pairs, draw_seed(recipe.seed, "pairs")),
+                objective_of(recipe.reflow),
+                recipe.reflow,
+                out=out,
+                header=header,
+                sections=REFLOW_SECTIONS,
+                device=where,
+            )
+
+
+def objective_of(settings: VelocityFitSettings) -> Objective:
+    """Return the objective that a [train] or [reflow] section describes."""
+    times = stratified(LAWS[settings.times](settings))
+    return velocity_objective(times, DISTANCES[settings.distance])
+
+
+def _data(recipe: Recipe) -> DataSet:
+    data = open_data(recipe.data, recipe.seed)
+    if recipe.data.labels and data.labels is None:
+        raise ReflowError(
+            "data.labels = true, but the data has no labels; "
+            "put each class in its own sub-folder, or add labels"
+        )
+    if recipe.data.flip and len(data.event) != 3:
+        raise ReflowError("data.flip = true is for images, and this data is vectors; remove it")
+    return data
+
+
+def _portable(recipe: Recipe) -> Recipe:
+    """Return the recipe for a header: a path of the user's own becomes 'files'."""
+    if recipe.data.source in BUILT_IN:
+        return recipe
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"source": "files"})}
+    )
