@@ -142,6 +142,61 @@ def evaluate(
     print(stage.to_json(result) if as_json else stage.to_table(result))  # noqa: T201
 
 
+@app.command()
+def sample(
+    model: ModelPath,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help=".png (a grid), .npz, .safetensors, or a folder of .png.")
+    ],
+    count: Annotated[int, typer.Option(help="Number of samples.", min=1)] = 64,
+    nfe: Annotated[int | None, typer.Option(help="Network evaluations per sample.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Wanted error, in data units.")] = None,
+    solver: Annotated[str | None, typer.Option(help="euler (default with --nfe), midpoint, heun, rk4, dopri5.")] = None,
+    seed: Annotated[int, typer.Option(help="Which noise.", min=0)] = 0,
+    label: Annotated[int | None, typer.Option(help="Class of all samples; default: all in turn.")] = None,
+    batch: Annotated[int, typer.Option(help="Samples generated together.", min=1)] = 500,
+    device: Device = "auto",
+) -> None:
+    """Draw samples: a student in its own steps, other models as their pairs were solved."""
+    from reflow.stages import sample as stage
+
+    stage.run(
+        model,
+        out=out,
+        count=count,
+        nfe=nfe,
+        tolerance=tolerance,
+        solver=solver,
+        seed=seed,
+        label=label,
+        batch=batch,
+        device=device,
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that holds base/, pairs/ ...")],
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
+    device: Device = "auto",
+) -> None:
+    """Write one self-contained page about a run."""
+    from reflow.stages import report as stage
+
+    stage.run(run, out=out, device=device)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact, a stage's directory, a run, or a recipe.")],
+    as_json: Json = False,
+) -> None:
+    """Show header, lineage and health of an artifact or a run, or the settings of a recipe."""
+    from reflow.stages import inspect as stage
+
+    print(stage.run(path, as_json=as_json))  # noqa: T201
+
+
 def _overrides(
     settings: list[str] | None, seed: int | None, named: dict[str, int | None] | None = None
 ) -> list[str]:

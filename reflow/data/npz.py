@@ -72,7 +72,7 @@ def _images(images: NDArray[Any], settings: DataSettings, path: Path) -> NDArray
 
 
 def _samples(samples: NDArray[Any], settings: DataSettings, path: Path) -> NDArray[np.float32]:
-    if samples.dtype not in (np.float32, np.float64) or samples.ndim != 2 or not samples.size:
+    if samples.dtype.name not in ("float32", "float64") or samples.ndim != 2 or not samples.size:
         raise ReflowError(
             f"{path}: 'samples' is {samples.dtype} {list(samples.shape)}; make it float32 [N,D]"
         )

@@ -1,0 +1,100 @@
+"""What a run directory holds: its models and pairs in the order they were made, logs and evaluation."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reflow.artifacts import Header, file_digest, read_header
+from reflow.errors import ReflowError
+from reflow.pairs import INDEX, read_index
+
+MODEL, LOG, EVALUATION = "model.safetensors", "log.jsonl", "evaluation.json"
+ORDER = ("train", "couple", "reflow", "distill")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One complete artifact of a run: folder, header, digest, bytes on disk and training log."""
+
+    folder: Path
+    header: Header
+    digest: str
+    size: int
+    log: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
+
+    @property
+    def seconds(self) -> float | None:
+        """Training time, from the log."""
+        return self.log[-1]["seconds"] if self.log else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The artifacts of a run in the order they were made, and its evaluation if there is one."""
+
+    folder: Path
+    entries: list[Entry]
+    evaluation: dict[str, Any] | None
+
+    def models(self) -> list[Entry]:
+        """Return the models."""
+        return [entry for entry in self.entries if entry.header.kind == "model"]
+
+    def name_of(self, digest: str) -> str | None:
+        """Return the folder of the artifact with this digest, or None if the run lacks it."""
+        return next((entry.name for entry in self.entries if entry.digest == digest), None)
+
+
+def open_run(folder: Path) -> Run:
+    """Return what is in a run directory.
+
+    Raises ReflowError when it is no directory or holds no model.
+    """
+    if not folder.is_dir():
+        raise ReflowError(f"{folder} is not a run directory; give the one that holds base/, pairs/ ...")
+    found = [_entry(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    entries = sorted(
+        (entry for entry in found if entry is not None),
+        key=lambda entry: (entry.header.rectification, ORDER.index(entry.header.stage)),
+    )
+    run = Run(folder, entries, _evaluation(folder / EVALUATION))
+    if not run.models():
+        raise ReflowError(f"{folder} holds no complete model; finish reflow train first")
+    return run
+
+
+def _entry(folder: Path) -> Entry | None:
+    if (folder / MODEL).exists():
+        path, header = folder / MODEL, read_header(folder / MODEL, "model")
+    elif (folder / INDEX).exists():
+        path = folder / INDEX
+        header, _ = read_index(path)
+    else:
+        return None
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return Entry(folder, header, file_digest(path), size, _read_log(folder / LOG))
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except ValueError as error:
+        raise ReflowError(f"{path} is not JSON lines; remove it to report without it") from error
+
+
+def _evaluation(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ReflowError(f"{path} is not JSON; make it anew with reflow evaluate") from error
+    return content

@@ -1,0 +1,90 @@
+"""inspect: what an artifact, a stage's directory, a run or a recipe says, and whether it is sound."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reflow.artifacts import Header, file_digest, read_artifact, read_header
+from reflow.config import Recipe, built_in_recipes, read_recipe, settings_table
+from reflow.errors import ReflowError
+from reflow.pairs import INDEX, open_pairs
+from reflow.reporting.run import open_run
+
+MODEL, STATE = "model.safetensors", "state.safetensors"
+SCHEMA = 1  # of the JSON
+
+
+def run(path: Path, *, as_json: bool) -> str:
+    """Return the answer for people or, with `as_json`, for machines.
+
+    Raises ReflowError when the path is none of ours or is damaged.
+    """
+    name = str(path)
+    if name in built_in_recipes() or path.suffix == ".toml":
+        recipe = read_recipe(name)
+        if as_json:
+            return _json({"kind": "recipe", "recipe": recipe.model_dump(mode="json")})
+        return _recipe_text(recipe)
+    found = _inspect(path)
+    return _json({"artifacts": found}) if as_json else "\n\n".join(_text(entry) for entry in found)
+
+
+def _inspect(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise ReflowError(
+            f"{path} does not exist, and no recipe is called so; "
+            f"recipes are {', '.join(built_in_recipes())}"
+        )
+    if path.is_dir() and (path / INDEX).exists():
+        pairs = open_pairs(path)
+        return [_describe(path, pairs.header, pairs.digest)]
+    if path.is_dir() and (path / MODEL).exists():
+        return _inspect(path / MODEL)
+    if path.is_dir() and (path / STATE).exists():
+        return _inspect(path / STATE)
+    if path.is_dir():
+        return [entry for part in open_run(path).entries for entry in _inspect(part.folder)]
+    if path.name == INDEX:
+        return _inspect(path.parent)
+    header, _ = read_artifact(path, read_header(path).kind)
+    return [_describe(path, header, file_digest(path))]
+
+
+def _describe(path: Path, header: Header, digest: str) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "kind": header.kind,
+        "complete": header.kind != "state",
+        "stage": header.stage,
+        "rectification": header.rectification,
+        "sha256": digest,
+        "parents": header.parents,
+        "facts": header.facts,
+        "recipe": header.recipe,
+    }
+
+
+def _text(entry: dict[str, Any]) -> str:
+    """Return one artifact in lines; everything was checked to get here."""
+    state = "complete and sound" if entry["complete"] else "unfinished, state sound"
+    lines = [
+        f"{entry['path']}: {entry['kind']} of stage {entry['stage']}, "
+        f"{entry['rectification']}-rectified flow, {state}",
+        f"  sha256   {entry['sha256']}",
+    ]
+    lines += [f"  from     {role} {digest}" for role, digest in sorted(entry["parents"].items())]
+    lines += [f"  {key:<17} {value}" for key, value in sorted(entry["facts"].items())]
+    lines.append(f"  recipe            {entry['recipe']['name']}, seed {entry['recipe']['seed']}")
+    return "\n".join(lines)
+
+
+def _recipe_text(recipe: Recipe) -> str:
+    rows = [(key, str(value), meaning) for key, value, meaning in settings_table(recipe)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(
+        f"{key:<{widths[0]}}  {value:<{widths[1]}}  {meaning}" for key, value, meaning in rows
+    )
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps({"schema": SCHEMA, **content}, indent=1, sort_keys=True)

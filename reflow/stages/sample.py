@@ -1,0 +1,139 @@
+"""sample: draw images or points from a model into a file."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reflow.artifacts import Header, write_artifact, write_atomically, writing
+from reflow.config import SolverSettings
+from reflow.devices import choose_device
+from reflow.errors import ReflowError, UsageError
+from reflow.flow import Pair
+from reflow.generation import adaptive_method, fixed_method, generate, usual_method
+from reflow.models import Model, load_model
+from reflow.reporting.pictures import grid, png, to_bytes, to_picture
+from reflow.reporting.plots import scatter
+from reflow.reporting.progress import Meter, say
+
+STREAM = "sample"
+FORMATS = ".png (a grid), .npz, .safetensors, or a folder for one .png per image"
+
+
+def run(
+    path: Path,
+    *,
+    out: Path,
+    count: int,
+    nfe: int | None,
+    tolerance: float | None,
+    solver: str | None,
+    seed: int,
+    label: int | None,
+    batch: int,
+    device: str,
+) -> None:
+    """Draw samples number 0 to count - 1 of a seed into `out`, whose name tells the format."""
+    where = choose_device(device)
+    if out.suffix and out.suffix not in WRITERS and not out.is_dir():
+        raise UsageError(f"--out {out}: use {FORMATS}")
+    model = load_model(path).to(where)
+    method = _method(model, nfe, tolerance, solver)
+    labels = None if label is None else _labels(model, label, count)
+    pairs, evaluations = [], []
+    with Meter("sample", count, "samples") as meter:
+        for batch_of in generate(
+            model,
+            range(count),
+            method=method,
+            seed=seed,
+            stream=STREAM,
+            batch=batch,
+            device=where,
+            labels=labels,
+        ):
+            pairs.append(batch_of.pair)
+            evaluations.append(batch_of.nfe)
+            meter.update(sum(len(part) for part in evaluations))
+    whole = Pair(
+        torch.cat([pair.x0 for pair in pairs]),
+        torch.cat([pair.x1 for pair in pairs]),
+        torch.cat([p.label for p in pairs if p.label is not None]) if model.classes else None,
+    )
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS.get(out.suffix, _write_folder)(out, whole, model)
+    nfe_mean = float(torch.cat(evaluations).double().mean())
+    say(f"{out}: {count} samples, {nfe_mean:.4g} evaluations each ({method.solver})")
+
+
+def _method(
+    model: Model, nfe: int | None, tolerance: float | None, solver: str | None
+) -> SolverSettings:
+    if nfe is not None and tolerance is not None:
+        raise UsageError("give --nfe (a fixed grid) or --tolerance (adaptive), not both")
+    if nfe is not None:
+        return fixed_method(model, nfe, solver or "euler")
+    if tolerance is not None:
+        return adaptive_method(model, tolerance, solver)
+    if solver is not None:
+        raise UsageError("--solver needs --nfe or --tolerance beside it")
+    return usual_method(model)
+
+
+def _labels(model: Model, label: int, count: int) -> Tensor:
+    if model.classes is None:
+        raise ReflowError("--label: this model was trained without labels (data.labels = true)")
+    if not 0 <= label < model.classes:
+        raise ReflowError(f"--label {label}: this model has classes 0 to {model.classes - 1}")
+    return torch.full((count,), label, dtype=torch.int64)
+
+
+def _write_png(out: Path, samples: Pair, model: Model) -> None:
+    picture = png(grid(samples.x1)) if len(model.event) == 3 else scatter(samples.x1)
+    write_atomically(out, picture)
+
+
+def _write_npz(out: Path, samples: Pair, model: Model) -> None:
+    """Write `images` uint8 (N, H, W, C) or, of vectors, `samples` float32, and `labels`."""
+    arrays: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    if len(model.event) == 3:
+        arrays["images"] = to_bytes(samples.x1)
+    else:
+        arrays["samples"] = samples.x1.numpy()
+    if samples.label is not None:
+        arrays["labels"] = samples.label.numpy()
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_atomically(out, buffer.getvalue())
+
+
+def _write_safetensors(out: Path, samples: Pair, model: Model) -> None:
+    """Write noise, image and label unrounded, as pairs are stored."""
+    tensors = {"noise": samples.x0, "image": samples.x1}
+    if samples.label is not None:
+        tensors["label"] = samples.label
+    header = Header(
+        kind="pairs",
+        stage="sample",
+        rectification=model.header.rectification,
+        recipe=model.recipe,
+        parents={"model": model.digest},
+        facts={"event": list(model.event), "classes": model.classes, "count": len(samples.x0)},
+    )
+    write_artifact(out, tensors, header)
+
+
+def _write_folder(out: Path, samples: Pair, model: Model) -> None:
+    if len(model.event) != 3:
+        raise UsageError(f"--out {out}: vectors go to .npz, .safetensors or .png")
+    with writing(out):
+        out.mkdir(exist_ok=True)
+    width = max(5, len(str(len(samples.x1) - 1)))
+    for number, pixels in enumerate(to_bytes(samples.x1)):
+        write_atomically(out / f"{number:0{width}d}.png", png(to_picture(pixels)))
+
+
+WRITERS = {".png": _write_png, ".npz": _write_npz, ".safetensors": _write_safetensors}
