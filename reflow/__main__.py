@@ -1,7 +1,9 @@
 """`python -m reflow` and the console script: exit codes and one-line errors."""
 
 import shlex
+import signal
 import sys
+from types import FrameType
 
 from reflow.cli import app
 from reflow.errors import Interrupted, ReflowError, UsageError
@@ -13,20 +15,34 @@ def main() -> None:
     """Run the command line: 0 done, 1 failed, 2 wrong usage, 128 + n stopped by signal n."""
     debug = DEBUG in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != DEBUG]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     try:
         app()
     except Interrupted as stop:
         command = shlex.join(["reflow", *sys.argv[1:]])
-        sys.stderr.write(f"{stop}. Go on with: {command}\n")
+        _say(f"{stop}. Go on with: {command}")
         sys.exit(stop.exit_code)
-    except (ReflowError, MemoryError, KeyboardInterrupt) as error:
+    except ReflowError as error:
         if debug:
             raise
-        if isinstance(error, KeyboardInterrupt):
-            sys.exit(130)
-        text = str(error) or "out of memory; lower the batch"
-        sys.stderr.write("reflow: " + " ".join(text.splitlines()) + "\n")
+        _say(str(error))
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
+        sys.exit(1)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Stop where there is nothing to save; long jobs watch for signals themselves."""
+    del frame
+    sys.exit(128 + number)
+
+
+def _say(message: str) -> None:
+    sys.stderr.write("reflow: " + " ".join(message.split()) + "\n")
 
 
 if __name__ == "__main__":

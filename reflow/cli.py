@@ -26,7 +26,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard an unfinished or different result.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")
+]
 
 
 @app.callback()
@@ -39,17 +41,22 @@ def options(debug: Debug = False) -> None:
 def train(
     out: Out,
     recipe: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE]", help="Built-in name (digits, gaussians) or a .toml path.")
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="Built-in name (digits, gaussians) or a .toml path."),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SRC", help="Image folder, .npz, .zip, IDX .gz or built-in set; default: the recipe's."),
+        typer.Option(
+            metavar="SRC",
+            help="Image folder, .npz, .zip, IDX .gz or built-in set; default: the recipe's.",
+        ),
     ] = None,
     pairs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Reflow: train on these pairs, with --init.")
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs.")
+        Path | None,
+        typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs."),
     ] = None,
     settings: Set = None,
     seed: Seed = None,
@@ -83,7 +90,8 @@ def couple(
     out: Out,
     count: Annotated[int | None, typer.Option(help="Number of pairs; default: the recipe's.")] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="Wanted error of the images, in data units (adaptive solver).")
+        float | None,
+        typer.Option(help="Wanted error of the images, in data units (adaptive solver)."),
     ] = None,
     solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a fixed-grid solver.")] = None,
@@ -96,9 +104,7 @@ def couple(
     from reflow.stages import couple as stage
 
     overrides = _overrides(settings, seed, {"couple.count": count})
-    stage.run(
-        model, overrides + _method(solver, steps, tolerance), out=out, device=device, fresh=fresh
-    )
+    stage.run(model, overrides + _method(solver, steps, tolerance), out=out, device=device, fresh=fresh)
 
 
 @app.command()
@@ -146,12 +152,15 @@ def evaluate(
 def sample(
     model: ModelPath,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help=".png (a grid), .npz, .safetensors, or a folder of .png.")
+        Path,
+        typer.Option(metavar="FILE", help=".png (a grid), .npz, .safetensors, or a folder of .png."),
     ],
     count: Annotated[int, typer.Option(help="Number of samples.", min=1)] = 64,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations per sample.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Wanted error, in data units.")] = None,
-    solver: Annotated[str | None, typer.Option(help="euler (default with --nfe), midpoint, heun, rk4, dopri5.")] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="euler (default with --nfe), midpoint, heun, rk4, dopri5.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which noise.", min=0)] = 0,
     label: Annotated[int | None, typer.Option(help="Class of all samples; default: all in turn.")] = None,
     batch: Annotated[int, typer.Option(help="Samples generated together.", min=1)] = 500,
@@ -188,7 +197,10 @@ def report(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact, a stage's directory, a run, or a recipe.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="An artifact, a stage's directory, a run, or a recipe."),
+    ],
     as_json: Json = False,
 ) -> None:
     """Show header, lineage and health of an artifact or a run, or the settings of a recipe."""
@@ -202,7 +214,10 @@ def _overrides(
 ) -> list[str]:
     """Return all changes of the recipe as `section.key=value`; named options come last."""
     changes = {"seed": seed, **(named or {})}
-    return [*(settings or []), *(f"{key}={value}" for key, value in changes.items() if value is not None)]
+    return [
+        *(settings or []),
+        *(f"{key}={value}" for key, value in changes.items() if value is not None),
+    ]
 
 
 def _method(solver: str | None, steps: int | None, tolerance: float | None) -> list[str]:
@@ -212,9 +227,17 @@ def _method(solver: str | None, steps: int | None, tolerance: float | None) -> l
     if steps is not None and tolerance is not None:
         raise UsageError("give --steps (a fixed grid) or --tolerance (adaptive), not both")
     if tolerance is not None:
-        return [f'couple.solver="{solver or "dopri5"}"', "couple.steps=none", f"couple.tolerance={tolerance}"]
+        return [
+            f'couple.solver="{solver or "dopri5"}"',
+            "couple.steps=none",
+            f"couple.tolerance={tolerance}",
+        ]
     if steps is not None:
-        return [f'couple.solver="{solver or "heun"}"', f"couple.steps={steps}", "couple.tolerance=none"]
+        return [
+            f'couple.solver="{solver or "heun"}"',
+            f"couple.steps={steps}",
+            "couple.tolerance=none",
+        ]
     return [] if solver is None else [f'couple.solver="{solver}"']
 
 

@@ -113,9 +113,7 @@ class VelocityFitSettings(FitSettings):
         "uniform", description="law of t in training"
     )
     logit_mean: float = Field(0.0, description="mean of logit(t) when times = logit-normal")
-    logit_std: Positive = Field(
-        1.0, description="standard deviation of logit(t) when times = logit-normal"
-    )
+    logit_std: Positive = Field(1.0, description="standard deviation of logit(t) when times = logit-normal")
     sharpness: Positive = Field(4.0, description="parameter a of the law when times = u-shaped")
     distance: DistanceName = Field("squared", description="what compares velocities")
 
@@ -171,6 +169,9 @@ class EvaluateSettings(Settings):
     straightness_tolerance: Positive = Field(
         1e-4, description="tolerance of these trajectories, in data units"
     )
+    classifier_steps: Count = Field(
+        600, description="optimiser steps of the classifier whose features are compared"
+    )
     batch: Count = Field(500, description="samples generated together")
 
 
@@ -219,9 +220,7 @@ def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     return parse_recipe(content, overrides, f"recipe {name_or_path}")
 
 
-def parse_recipe(
-    content: dict[str, Any], overrides: Iterable[str] = (), origin: str = "recipe"
-) -> Recipe:
+def parse_recipe(content: dict[str, Any], overrides: Iterable[str] = (), origin: str = "recipe") -> Recipe:
     """Return the validated recipe of a nested dict; `origin` names it in messages."""
     content = json.loads(json.dumps(content, default=str))
     changed = False
@@ -238,6 +237,15 @@ def parse_recipe(
 def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """Return the recipe with `section.key=value` settings applied."""
     return parse_recipe(recipe.model_dump(mode="json"), overrides, f"recipe {recipe.name}")
+
+
+def solver_settings(solver: str, *, steps: int | None, tolerance: float | None) -> SolverSettings:
+    """Return the settings of a solver, checked."""
+    content = {"solver": solver, "steps": steps, "tolerance": tolerance}
+    try:
+        return SolverSettings.model_validate(content)
+    except ValidationError as error:
+        raise ReflowError(f"solver: {_explain(error)}") from error
 
 
 def settings_table(recipe: Recipe) -> list[tuple[str, Any, str]]:
@@ -285,7 +293,7 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{place} is missing"
     if problem["type"] == "value_error":
-        return f"{place}: {problem['ctx']['error']}"
+        return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{place} = {json.dumps(problem['input'])}: {problem['msg'].lower()}"
 
 

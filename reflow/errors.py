@@ -12,7 +12,7 @@ class UsageError(ReflowError):
     """Options that contradict each other or miss something: exit code 2."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
     """A signal arrived and what was done is saved: exit code 128 + signal number."""
 
     def __init__(self, signal_number: int, where: str) -> None:

@@ -74,9 +74,7 @@ class Fit:
             group["lr"] = self.learning_rate()
         self.optimiser.step()
         self.step += 1
-        ema.update(
-            self.averages.values(), self.weights.values(), self.step, self.settings.ema_halflife
-        )
+        ema.update(self.averages.values(), self.weights.values(), self.step, self.settings.ema_halflife)
         self.losses += loss.detach()
         self.norms += norm
 
@@ -90,9 +88,7 @@ class Fit:
         """Return what a later `restore` needs beside the step number."""
         moments = {
             f"{moment}.{name}": self.optimiser.state[weight][moment]
-            for moment, (name, weight) in itertools.product(
-                ("exp_avg", "exp_avg_sq"), self.weights.items()
-            )
+            for moment, (name, weight) in itertools.product(("exp_avg", "exp_avg_sq"), self.weights.items())
         }
         raw = {f"raw.{name}": weight for name, weight in self.weights.items()}
         average = {f"ema.{name}": weight for name, weight in self.averages.items()}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reflow.config import SolverSettings
+from reflow.config import SolverSettings, solver_settings
 from reflow.errors import ReflowError
 from reflow.flow import Pair
 from reflow.models import Model
@@ -62,16 +62,15 @@ def fixed_method(model: Model, nfe: int, solver: str = "euler") -> SolverSetting
             f"this model was distilled for {model.student_steps} Euler steps and draws nothing else; "
             f"use --nfe {model.student_steps}, or the model it came from"
         )
-    return SolverSettings.model_validate({"solver": solver, "steps": steps_for(solver, nfe)})
+    return solver_settings(solver, steps=steps_for(solver, nfe), tolerance=None)
 
 
 def usual_method(model: Model) -> SolverSettings:
     """Return how a model is sampled when nothing else is asked for: as its pairs would be made."""
     if model.student_steps is not None:
         return fixed_method(model, model.student_steps)
-    return SolverSettings.model_validate(
-        {key: model.recipe["couple"][key] for key in SolverSettings.model_fields}
-    )
+    couple = model.recipe["couple"]
+    return solver_settings(couple["solver"], steps=couple["steps"], tolerance=couple["tolerance"])
 
 
 def adaptive_method(model: Model, tolerance: float, solver: str | None = None) -> SolverSettings:
@@ -83,4 +82,4 @@ def adaptive_method(model: Model, tolerance: float, solver: str | None = None) -
     name = solver or "dopri5"
     if name in SOLVERS and SOLVERS[name].error is None:
         raise ReflowError(f"--solver {name} takes --steps or --nfe, not --tolerance")
-    return SolverSettings.model_validate({"solver": name, "tolerance": tolerance})
+    return solver_settings(name, steps=None, tolerance=tolerance)

@@ -150,9 +150,7 @@ def shard_entry(path: Path) -> dict[str, Any]:
     }
 
 
-def _map_shard(
-    path: Path, event: tuple[int, ...], count: int, labelled: bool
-) -> dict[str, NDArray[Any]]:
+def _map_shard(path: Path, event: tuple[int, ...], count: int, labelled: bool) -> dict[str, NDArray[Any]]:
     """Return the memory maps of a shard after checking dtypes, shapes and values."""
     start, layout = tensor_layout(path)
     shapes = {"noise": (count, *event), "image": (count, *event)}
@@ -177,13 +175,9 @@ def _map_shard(
     return arrays
 
 
-def _gather(
-    maps: list[NDArray[Any]], shard: NDArray[np.int64], inside: NDArray[np.int64]
-) -> Tensor:
+def _gather(maps: list[NDArray[Any]], shard: NDArray[np.int64], inside: NDArray[np.int64]) -> Tensor:
     out = np.empty((len(shard), *maps[0].shape[1:]), maps[0].dtype)
     for number in np.unique(shard):
         chosen = shard == number
         out[chosen] = maps[number][inside[chosen]]
     return torch.from_numpy(out)
-
-

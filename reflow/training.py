@@ -38,6 +38,7 @@ from reflow.workspace import require_same
 
 STATE, LOG, PREVIEW = "state.safetensors", "log.jsonl", "samples.png"
 
+
 @dataclass
 class Stop:
     """Which signal has asked the process to stop, if any."""
@@ -52,7 +53,7 @@ def watching_signals() -> Iterator[Stop]:
 
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         stop.signal = number
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
@@ -118,7 +119,10 @@ def train_model(
         model = Model(average, header, digest="")
         write_atomically(out / PREVIEW, preview(model, seed=seed, device=device))
 
-    with watching_signals() as stop, Meter(header.stage, settings.steps, "steps", done=fit.step) as meter:
+    with (
+        watching_signals() as stop,
+        Meter(header.stage, settings.steps, "steps", done=fit.step) as meter,
+    ):
         while fit.step < settings.steps:
             fit.advance()
             if fit.step % settings.log_every == 0 or fit.step == settings.steps:

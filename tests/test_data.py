@@ -91,9 +91,7 @@ def one(path: Path, **settings: Any) -> Array:
 
 
 @pytest.mark.parametrize("images", [RGB, GREY], ids=["rgb", "grey"])
-def test_every_container_gives_the_stored_bytes_and_one_digest(
-    tmp_path: Path, images: Array
-) -> None:
+def test_every_container_gives_the_stored_bytes_and_one_digest(tmp_path: Path, images: Array) -> None:
     np.savez(tmp_path / "a.npz", images=images)
     sources = [
         folder(tmp_path / "folder", images),
@@ -390,9 +388,7 @@ def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "f.tif", "floating-point")
 
 
-def test_images_that_exceed_memory_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_that_exceed_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> Array:
         raise MemoryError
 

@@ -22,9 +22,7 @@ def read_folder(path: Path, settings: DataSettings) -> DataSet:
             return _indexed(path, text, settings)
         return _listed(path, settings)
     except OSError as error:
-        raise ReflowError(
-            f"{path} cannot be read ({reason(error)}); mend its permissions"
-        ) from error
+        raise ReflowError(f"{path} cannot be read ({reason(error)}); mend its permissions") from error
 
 
 def _indexed(path: Path, text: bytes, settings: DataSettings) -> DataSet:

@@ -63,6 +63,4 @@ def _payload(path: Path) -> bytes:
         with gzip.open(path) as file:
             return file.read()
     except (OSError, EOFError, zlib.error) as error:
-        raise ReflowError(
-            f"{path} cannot be unzipped ({reason(error)}); download it again"
-        ) from error
+        raise ReflowError(f"{path} cannot be unzipped ({reason(error)}); download it again") from error

@@ -42,17 +42,13 @@ def decode(name: str, source: Path | bytes) -> Image.Image:
                 ImageOps.exif_transpose(image, in_place=True)
                 return opaque(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ReflowError(
-            f"{name} has too many pixels for an image; shrink or remove it"
-        ) from error
+        raise ReflowError(f"{name} has too many pixels for an image; shrink or remove it") from error
     except UnidentifiedImageError as error:
         raise ReflowError(
             f"{name} is not an image of a known format; remove it or convert it to PNG"
         ) from error
     except DAMAGE as error:
-        raise ReflowError(
-            f"{name} cannot be decoded ({reason(error)}); repair or remove it"
-        ) from error
+        raise ReflowError(f"{name} cannot be decoded ({reason(error)}); repair or remove it") from error
 
 
 def opaque(image: Image.Image) -> Image.Image:
@@ -98,9 +94,7 @@ def refit(pixels: Pixels, settings: DataSettings, origin: str) -> Pixels:
     if as_stored and channels == wanted != 4:
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     squeezed = pixels[..., 0] if channels == 1 else pixels
-    images = (
-        (f"image {row} of {origin}", opaque(Image.fromarray(squeezed[row]))) for row in range(count)
-    )
+    images = ((f"image {row} of {origin}", opaque(Image.fromarray(squeezed[row]))) for row in range(count))
     return stack(images, count, settings)
 
 

@@ -23,18 +23,14 @@ def read_npz(path: Path, settings: DataSettings) -> DataSet:
         with path.open("rb") as file:  # np.load leaves a damaged file open
             return _read(file, path, settings)
     except OSError as error:
-        raise ReflowError(
-            f"{path} cannot be read ({reason(error)}); mend its permissions"
-        ) from error
+        raise ReflowError(f"{path} cannot be read ({reason(error)}); mend its permissions") from error
 
 
 def _read(file: BinaryIO, path: Path, settings: DataSettings) -> DataSet:
     try:
         archive = np.load(file, allow_pickle=False)
     except DAMAGE as error:
-        raise ReflowError(
-            f"{path} is not a .npz archive; write it again with numpy.savez"
-        ) from error
+        raise ReflowError(f"{path} is not a .npz archive; write it again with numpy.savez") from error
     if not isinstance(archive, NpzFile):
         raise ReflowError(f"{path} is a single array; write it with numpy.savez(path, images=...)")
     keys = sorted({"images", "samples"} & set(archive.files))
@@ -81,9 +77,7 @@ def _samples(samples: NDArray[Any], settings: DataSettings, path: Path) -> NDArr
         return np.ascontiguousarray(samples, np.float32)
 
 
-def _labels(
-    labels: NDArray[Any], count: int, path: Path
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _labels(labels: NDArray[Any], count: int, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise ReflowError(
             f"{path}: 'labels' is {labels.dtype} {list(labels.shape)}; "

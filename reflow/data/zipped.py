@@ -105,9 +105,7 @@ def _labels(archive: zipfile.ZipFile, names: list[str], path: Path) -> Labels:
     return edm_labels(_content(archive, index, path), relative, f"{index} in {path}")
 
 
-def _decoded(
-    archive: zipfile.ZipFile, names: list[str], path: Path
-) -> Iterator[tuple[str, Image.Image]]:
+def _decoded(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator[tuple[str, Image.Image]]:
     for name in names:
         origin = f"{name!r} in {path}"
         yield origin, decode(origin, _content(archive, name, path))

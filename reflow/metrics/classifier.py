@@ -17,7 +17,7 @@ from reflow.couplings import Samples
 from reflow.noise import generator
 
 FEATURES = 32
-STEPS, BATCH, RATE = 600, 128, 2e-3
+BATCH, RATE = 128, 2e-3
 CHUNK = 500  # images per forward pass
 
 
@@ -65,15 +65,21 @@ class Extractor:
 
 
 def train_classifier(
-    training: Samples, held_out: Samples, event: tuple[int, int, int], classes: int, *, seed: int
+    training: Samples,
+    held_out: Samples,
+    event: tuple[int, int, int],
+    classes: int,
+    *,
+    steps: int,
+    seed: int,
 ) -> Extractor:
     """Return a classifier trained on labelled data, the same for the same seed."""
     torch.manual_seed(seed)
     network = Classifier(event, classes)
     rate = torch.optim.Adam(network.parameters(), lr=RATE)
     rng = generator(torch.device("cpu"), seed, "classifier")
-    for step in range(STEPS):
-        rate.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+    for step in range(steps):
+        rate.param_groups[0]["lr"] = RATE * (1 - step / steps)
         rows = torch.randint(len(training), (BATCH,), generator=rng)
         images, label = training.take(rows.numpy())
         assert label is not None
@@ -88,5 +94,6 @@ def train_classifier(
 @torch.no_grad()
 def _accuracy(network: Classifier, data: Samples) -> float:
     images, label = data.take(np.arange(len(data)))
+    assert label is not None
     guesses = torch.cat([network(part).argmax(1) for part in images.split(CHUNK)])
-    return float((guesses == label).double().mean())
+    return float(torch.eq(guesses, label).double().mean())

@@ -31,5 +31,5 @@ def _moments(features: Features) -> tuple[NDArray[np.float64], NDArray[np.float6
     values = np.asarray(features, np.float64)
     mean = values.mean(axis=0)
     centred = (values - mean) / np.sqrt(len(values) - 1)
-    root = np.linalg.qr(centred, mode="r")
+    root: NDArray[np.float64] = np.linalg.qr(centred, mode="r")  # type: ignore[assignment]
     return mean, root, float((centred**2).sum())

@@ -6,9 +6,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float64] | NDArray[np.float32]
 
 
-def sliced_wasserstein(
-    a: Samples, b: Samples, *, projections: int, rng: np.random.Generator
-) -> float:
+def sliced_wasserstein(a: Samples, b: Samples, *, projections: int, rng: np.random.Generator) -> float:
     """Return the root of the mean squared W2 over random directions, for (N, D) and (M, D).
 
     In one dimension W2 compares quantile functions; sets of different sizes are compared at the

@@ -34,4 +34,5 @@ class Preconditioned(nn.Module):
         time = per_sample(t, x)
         n = ((1 - time) ** 2 + variance * time**2).sqrt()
         residual = self.network(x / n, level, label)
-        return (variance * time - (1 - time)) / n**2 * x + self.sigma_data / n * residual
+        velocity: Tensor = (variance * time - (1 - time)) / n**2 * x + self.sigma_data / n * residual
+        return velocity

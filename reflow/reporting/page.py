@@ -50,6 +50,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["figure"] = figure
     evaluated = _by_digest(run)
     metrics = [name for name in DISTANCES if run.evaluation and name in run.evaluation["floor"]]
     logs = {entry.name: _loss_curve(entry) for entry in run.models() if entry.log}
@@ -61,14 +62,21 @@ def render(
         flows=flows,
         evaluation=run.evaluation,
         metrics=[(name, DISTANCES[name]) for name in metrics],
-        figures=_rows(run, evaluated),
+        figures=_rows(evaluated),
         curves=[_curve_plot(run, evaluated, name) for name in metrics],
-        straightness=_straightness(run, evaluated),
+        straightness=_straightness(evaluated),
         losses=plots.losses(logs) if logs else None,
         lineage=[_lineage_row(run, entry) for entry in run.entries],
         costs=[_cost_row(entry) for entry in run.entries],
         settings=settings,
     )
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """Return a number with this many significant digits, never in powers of ten above 1."""
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
 
 
 def _by_digest(run: Run) -> dict[str, dict[str, Any]]:
@@ -79,7 +87,7 @@ def _by_digest(run: Run) -> dict[str, dict[str, Any]]:
     return {entry.name: found[entry.digest] for entry in run.models() if entry.digest in found}
 
 
-def _rows(run: Run, evaluated: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _rows(evaluated: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"name": name, "stage": STAGES[model["stage"]], **figure}
         for name, model in evaluated.items()
@@ -97,7 +105,7 @@ def _curve_plot(run: Run, evaluated: dict[str, dict[str, Any]], metric: str) -> 
     return plots.distance_per_nfe({n: c for n, c in curves.items() if c}, floor, DISTANCES[metric])
 
 
-def _straightness(run: Run, evaluated: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _straightness(evaluated: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     values = [(n, m["straightness"]) for n, m in evaluated.items() if m["straightness"] is not None]
     return [{"name": n, "value": v, "ratio": values[0][1] / v if v > 0 else None} for n, v in values]
 
@@ -117,9 +125,9 @@ def _summary(run: Run, evaluated: dict[str, dict[str, Any]], metrics: list[str])
     k = evaluated[student]["student_steps"]
     return (
         f"With {k} network evaluation{'s' * (k > 1)} per sample the {STAGES['distill']} reaches a "
-        f"{DISTANCES[metric]} of {best[student][metric]:.3g} to held-out data; the base model needs "
-        f"{most['nfe']:.0f} evaluations for {most[metric]:.3g} and gives {best[teacher][metric]:.3g} "
-        f"with {best[teacher]['nfe']:.0f}. Real against real is {run.evaluation['floor'][metric]:.3g}."
+        f"{DISTANCES[metric]} of {figure(best[student][metric])} to held-out data; the base model needs "
+        f"{most['nfe']:.0f} evaluations for {figure(most[metric])} and gives "
+        f"{figure(best[teacher][metric])} with {best[teacher]['nfe']:.0f}. Real against real is {figure(run.evaluation['floor'][metric])}."
     )
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,7 +16,7 @@ INK, FAINT, DATA, GENERATED, TRAIL = "#333333", "#b8b8b8", "#2a6f97", "#d1495b",
 COLOURS = ("#2a6f97", "#d1495b", "#3a7d44", "#8f5fbf", "#c77d0a", "#4d4d4d")
 MARKERS = "osD^vP"
 PLANE = 1.6  # half the side of the plane that is shown
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.hashsalt": "reflow",
     "svg.fonttype": "none",
     "axes.spines.top": False,
@@ -49,11 +49,9 @@ def trajectories(states: Tensor, data: Tensor) -> bytes:
     return to_png(figure)
 
 
-def distance_per_nfe(
-    curves: Mapping[str, Sequence[tuple[float, float]]], floor: float, ylabel: str
-) -> str:
+def distance_per_nfe(curves: Mapping[str, Sequence[tuple[float, float]]], floor: float, ylabel: str) -> str:
     """Return an SVG of distance against NFE, a curve (or a point) per model, with the floor."""
-    with matplotlib.rc_context(STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(curves.items()):
@@ -72,7 +70,7 @@ def distance_per_nfe(
 
 def losses(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Return an SVG of loss against optimiser steps, a panel per stage."""
-    with matplotlib.rc_context(STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(3 * max(2, len(curves)), 2.8), layout="constrained")
         panels = figure.subplots(1, len(curves), squeeze=False)[0]
         for number, (axes, (name, points)) in enumerate(zip(panels, curves.items(), strict=True)):

@@ -33,9 +33,7 @@ class Meter:
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=console)
-            self.task = self.bar.add_task(
-                title, total=total, completed=done, unit=unit, figures=""
-            )
+            self.task = self.bar.add_task(title, total=total, completed=done, unit=unit, figures="")
 
     def __enter__(self) -> "Meter":
         if self.bar:

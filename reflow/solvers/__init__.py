@@ -71,9 +71,7 @@ def integrate(
     if steps is not None:
         raise ReflowError(f"solver {solver} takes a tolerance and no steps")
     local = LOCAL_SHARE * _positive(tolerance)
-    x1, nfe, _ = solve_adaptive(
-        field, x0, tableau, local_tolerance=local, t0=t0, t1=t1, label=label
-    )
+    x1, nfe, _ = solve_adaptive(field, x0, tableau, local_tolerance=local, t0=t0, t1=t1, label=label)
     return Solution(x1, nfe)
 
 

@@ -34,9 +34,9 @@ class _Active:
     label: Tensor | None
 
     def keep(self, mask: Tensor) -> "_Active":
+        """Return the samples at which the mask (B,) is true."""
         label = None if self.label is None else self.label[mask]
-        tensors = (self.row, self.x, self.t, self.h, self.slope)
-        return _Active(*(tensor[mask] for tensor in tensors), label)
+        return _Active(self.row[mask], self.x[mask], self.t[mask], self.h[mask], self.slope[mask], label)
 
 
 def solve_adaptive(
@@ -60,7 +60,12 @@ def solve_adaptive(
     start = torch.full((len(x0),), t0, dtype=x0.dtype, device=x0.device)
     rows = torch.arange(len(x0), device=x0.device)
     active = _Active(
-        rows, x0, start, torch.full_like(start, FIRST_STEP * (t1 - t0)), field(x0, start, label), label
+        rows,
+        x0,
+        start,
+        torch.full_like(start, FIRST_STEP * (t1 - t0)),
+        field(x0, start, label),
+        label,
     )
     x1, nfe = torch.empty_like(x0), torch.ones_like(rows)
     saved = None if save_at is None else x0.expand(len(save_at), *x0.shape).clone()

@@ -77,16 +77,14 @@ class _Job:
                     found, _ = read_artifact(path, "pairs")
                     require_same(path, found, self.header, SECTIONS)
                     facts = found.facts
+                    meter.update(first + facts["count"])
                 else:
                     facts = self.solve_shard(range(first, min(first + size, total)), path, stop, meter)
                 entry = {key: facts[key] for key in ("count", "nfe_mean", "nfe_max")}
                 entries.append({"file": path.name, "sha256": file_digest(path)} | entry)
-                meter.update(first + facts["count"])
         return entries
 
-    def solve_shard(
-        self, indices: range, path: Path, stop: Stop, meter: Meter
-    ) -> dict[str, Any]:
+    def solve_shard(self, indices: range, path: Path, stop: Stop, meter: Meter) -> dict[str, Any]:
         """Solve and write the pairs of these numbers; return the shard's facts."""
         pairs, evaluations, solved = [], [], indices.start
         for batch in generate(

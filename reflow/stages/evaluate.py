@@ -49,9 +49,7 @@ class _Yardstick:
             )
         }
         if self.extractor is not None and self.features is not None:
-            found["frechet_classifier"] = frechet_distance(
-                self.extractor.features(samples), self.features
-            )
+            found["frechet_classifier"] = frechet_distance(self.extractor.features(samples), self.features)
         return found
 
 
@@ -144,6 +142,7 @@ def _yardstick(recipe: Recipe, training: DataSet, held_out: DataSet) -> _Yardsti
             held_out,
             (colours, height, width),
             len(training.class_names),
+            steps=recipe.evaluate.classifier_steps,
             seed=draw_seed(recipe.seed, "classifier"),
         )
         features = extractor.features(real)

@@ -67,9 +67,9 @@ def _describe(path: Path, header: Header, digest: str) -> dict[str, Any]:
 def _text(entry: dict[str, Any]) -> str:
     """Return one artifact in lines; everything was checked to get here."""
     state = "complete and sound" if entry["complete"] else "unfinished, state sound"
+    rank = entry["rectification"]
     lines = [
-        f"{entry['path']}: {entry['kind']} of stage {entry['stage']}, "
-        f"{entry['rectification']}-rectified flow, {state}",
+        f"{entry['path']}: {entry['kind']} of stage {entry['stage']}, {rank}-rectified flow, {state}",
         f"  sha256   {entry['sha256']}",
     ]
     lines += [f"  from     {role} {digest}" for role, digest in sorted(entry["parents"].items())]
@@ -81,9 +81,7 @@ def _text(entry: dict[str, Any]) -> str:
 def _recipe_text(recipe: Recipe) -> str:
     rows = [(key, str(value), meaning) for key, value, meaning in settings_table(recipe)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join(
-        f"{key:<{widths[0]}}  {value:<{widths[1]}}  {meaning}" for key, value, meaning in rows
-    )
+    return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {meaning}" for key, value, meaning in rows)
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -85,9 +85,7 @@ def _settings_shown(entry: Entry, model: Model) -> list[tuple[SolverSettings, in
     return [(fixed_method(model, nfe), nfe) for nfe in shown]
 
 
-def _flows(
-    contents: Run, models: dict[str, Model], real: Tensor, where: torch.device
-) -> list[Panel]:
+def _flows(contents: Run, models: dict[str, Model], real: Tensor, where: torch.device) -> list[Panel]:
     """Return the trajectories of every velocity field over the data, from the same noise."""
     times = torch.linspace(0, 1, PATH_TIMES)
     panels = []

@@ -2,9 +2,11 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.artifacts import Header, write_artifact, write_atomically, writing
@@ -69,9 +71,7 @@ def run(
     say(f"{out}: {count} samples, {nfe_mean:.4g} evaluations each ({method.solver})")
 
 
-def _method(
-    model: Model, nfe: int | None, tolerance: float | None, solver: str | None
-) -> SolverSettings:
+def _method(model: Model, nfe: int | None, tolerance: float | None, solver: str | None) -> SolverSettings:
     if nfe is not None and tolerance is not None:
         raise UsageError("give --nfe (a fixed grid) or --tolerance (adaptive), not both")
     if nfe is not None:
@@ -98,7 +98,7 @@ def _write_png(out: Path, samples: Pair, model: Model) -> None:
 
 def _write_npz(out: Path, samples: Pair, model: Model) -> None:
     """Write `images` uint8 (N, H, W, C) or, of vectors, `samples` float32, and `labels`."""
-    arrays: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    arrays: dict[str, NDArray[Any]] = {}
     if len(model.event) == 3:
         arrays["images"] = to_bytes(samples.x1)
     else:

@@ -121,6 +121,4 @@ def _portable(recipe: Recipe) -> Recipe:
     """Return the recipe for a header: a path of the user's own becomes 'files'."""
     if recipe.data.source in BUILT_IN:
         return recipe
-    return recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"source": "files"})}
-    )
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": "files"})})

@@ -1,0 +1,75 @@
+# The pipeline as file targets: an interrupted `make all` goes on where it stopped.
+#   RECIPE=digits|gaussians|path.toml   RUN=runs/NAME   DATA=own images   SET="section.key=value ..."
+#   ROUNDS=1 (reflow rounds)   DEVICE=auto|cpu|cuda
+RECIPE ?= digits
+RUN ?= runs/$(basename $(notdir $(RECIPE)))
+ROUNDS ?= 1
+DEVICE ?= auto
+DATA ?=
+SET ?=
+PYTHON ?= python3
+
+VENV := .venv
+REFLOW := $(VENV)/bin/reflow
+READY := $(VENV)/ready
+OPTIONS := --device $(DEVICE) $(foreach setting,$(SET),--set '$(setting)')
+SOURCE := $(if $(DATA),--data '$(DATA)')
+
+numbers := $(shell seq 1 $(ROUNDS))
+last := $(lastword $(numbers))
+# Round 1 is pairs/ and reflow/, round 2 pairs-2/ and reflow-2/, ...
+suffix = $(if $(filter-out 1,$(1)),-$(1))
+teacher = $(if $(filter-out 1,$(1)),$(RUN)/reflow$(call suffix,$(shell expr $(1) - 1)),$(RUN)/base)
+models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call suffix,$(n))) $(RUN)/distill
+
+.PHONY: all setup test lint bench clean help
+.DELETE_ON_ERROR:
+
+all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 6 minutes on 2 cores)
+	@echo "$(RUN) is complete: open $(RUN)/report.html"
+
+setup: $(READY) ## create .venv and install what we test with
+
+test: $(READY) ## run the tests
+	$(VENV)/bin/python -m pytest -q
+
+lint: $(READY) ## check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(READY) ## measure costs on this machine; the figures of docs/benchmarks.md
+	$(VENV)/bin/python benchmarks/demo.py
+
+clean: ## remove .venv, caches and runs/
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(RUN)/base/model.safetensors: | $(READY)
+	$(REFLOW) train $(RECIPE) $(SOURCE) --out $(@D) $(OPTIONS)
+
+define round
+$(RUN)/pairs$(call suffix,$(1))/pairs.json: $(call teacher,$(1))/model.safetensors | $(READY)
+	$(REFLOW) couple $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
+
+$(RUN)/reflow$(call suffix,$(1))/model.safetensors: $(RUN)/pairs$(call suffix,$(1))/pairs.json
+	$(REFLOW) train --pairs $$(<D) --init $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
+endef
+$(foreach n,$(numbers),$(eval $(call round,$(n))))
+
+$(RUN)/distill/model.safetensors: $(RUN)/reflow$(call suffix,$(last))/model.safetensors
+	$(REFLOW) distill $(<D) --pairs $(RUN)/pairs$(call suffix,$(last)) --out $(@D) $(OPTIONS)
+
+$(RUN)/evaluation.json: $(models:=/model.safetensors)
+	$(REFLOW) evaluate $(models) $(SOURCE) --out $@ $(OPTIONS)
+
+$(RUN)/report.html: $(RUN)/evaluation.json
+	$(REFLOW) report $(RUN) --out $@ --device $(DEVICE)
