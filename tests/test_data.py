@@ -127,10 +127,13 @@ def test_digest_depends_on_labels_and_class_names(tmp_path: Path) -> None:
 def test_sub_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
     for row, name in enumerate(["dog/b.png", "cat/z.png", "dog/deep/a.PNG", "cat/a.png"]):
         write(tmp_path / name, RGB[row])
+    for name in "gecbdaf":
+        write(tmp_path / name / "a.png", RGB[0])
     data = load(tmp_path)
-    assert data.class_names == ("cat", "dog")
-    np.testing.assert_array_equal(data.labels, [0, 0, 1, 1])
-    np.testing.assert_array_equal(data.values, channels_first(RGB[[3, 1, 0, 2]]))
+    assert data.class_names == ("a", "b", "c", "cat", "d", "dog", "e", "f", "g")
+    np.testing.assert_array_equal(data.labels, [0, 1, 2, 3, 3, 4, 5, 5, 6, 7, 8])
+    order = [0, 0, 0, 3, 1, 0, 0, 2, 0, 0, 0]
+    np.testing.assert_array_equal(data.values, channels_first(RGB[order]))
 
 
 def test_a_folder_ignores_hidden_and_foreign_files(tmp_path: Path) -> None:
@@ -232,16 +235,19 @@ def test_shrinking_averages_instead_of_picking_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["npz", "zip", "idx"])
-def test_size_and_mode_apply_to_every_container(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("mode", "event"), [("auto", (1, 8, 8)), ("rgb", (3, 8, 8))])
+def test_size_and_mode_apply_to_every_container(
+    tmp_path: Path, kind: str, mode: str, event: tuple[int, ...]
+) -> None:
     np.savez(tmp_path / "a.npz", images=GREY)
     source = {
         "npz": tmp_path / "a.npz",
         "zip": pack(tmp_path / "a.zip", members(GREY)),
         "idx": idx(tmp_path / "t-images-idx3-ubyte.gz", 0x803, GREY),
     }[kind]
-    expected = load(folder(tmp_path / "folder", GREY), size=8, mode="rgb")
-    assert expected.event == (3, 8, 8)
-    assert load(source, size=8, mode="rgb").digest() == expected.digest()
+    expected = load(folder(tmp_path / "folder", GREY), size=8, mode=mode)
+    assert expected.event == event
+    assert load(source, size=8, mode=mode).digest() == expected.digest()
 
 
 def test_auto_mode_is_grey_only_if_every_image_is(tmp_path: Path) -> None:
@@ -404,9 +410,9 @@ def test_loose_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
 
 def test_empty_folders_say_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "dog").mkdir()
     refused(tmp_path, str(tmp_path), "looked for .png, .jpg")
     write(tmp_path / "cat" / "a.png", RGB[0])
-    (tmp_path / "dog").mkdir()
     refused(tmp_path, "dog", "fill or remove it")
 
 
@@ -502,7 +508,9 @@ def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "t-images-idx3-ubyte.gz"
     idx(path, 0x803, GREY)
     content = path.read_bytes()
-    for damaged in (content[:-10], content[:100] + b"xx" + content[102:], b"plain"):
+    start = content.index(b"ubyte\0") + 6  # of the deflate stream, behind the stored name
+    invalid = content[:start] + b"\xff" * 40
+    for damaged in (content[:-10], content[:100] + b"xx" + content[102:], invalid, b"plain"):
         path.write_bytes(damaged)
         refused(path, str(path), "cannot be unzipped", "download it again")
     for cut in (-1, 10):

@@ -63,7 +63,7 @@ def _images(folder: Path, pattern: str) -> list[Path]:
         for file in folder.glob(pattern)
         if file.suffix.lower() in SUFFIXES and not file.is_dir()
     }
-    return [found[name] for name in sorted(found) if not f"/{name}".count("/.")]
+    return [found[name] for name in sorted(found) if "/." not in f"/{name}"]
 
 
 def _pixels(files: list[Path], path: Path, settings: DataSettings) -> Pixels:

@@ -122,5 +122,5 @@ def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
 
 
 def _is_image(name: str) -> bool:
-    hidden = f"/{name}".count("/.")
+    hidden = "/." in f"/{name}"
     return PurePosixPath(name).suffix.lower() in SUFFIXES and not hidden and name[-1] != "/"

@@ -127,7 +127,8 @@ def _summary(run: Run, evaluated: dict[str, dict[str, Any]], metrics: list[str])
         f"With {k} network evaluation{'s' * (k > 1)} per sample the {STAGES['distill']} reaches a "
         f"{DISTANCES[metric]} of {figure(best[student][metric])} to held-out data; the base model needs "
         f"{most['nfe']:.0f} evaluations for {figure(most[metric])} and gives "
-        f"{figure(best[teacher][metric])} with {best[teacher]['nfe']:.0f}. Real against real is {figure(run.evaluation['floor'][metric])}."
+        f"{figure(best[teacher][metric])} with {best[teacher]['nfe']:.0f}. "
+        f"Real against real is {figure(run.evaluation['floor'][metric])}."
     )
 
 

@@ -1,0 +1,102 @@
+"""Jobs survive being killed: what comes out is what would have come out undisturbed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Command
+
+QUICK = ["--set", "train.steps=60", "--set", "train.save_every=7"]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "reflow", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def kill_until_done(arguments: tuple[object, ...], traces: Path, rng: random.Random) -> int:
+    """Run the command, killing it at random moments of its work, until it ends by itself."""
+    kills = 0
+    while True:
+        job = start(*arguments)
+        # Importing takes seconds and writes nothing, so the clock starts at the first sign of work.
+        while job.poll() is None and not (traces / ".lock").exists():
+            time.sleep(0.01)
+        if kills < 3:
+            time.sleep(rng.uniform(0.05, 0.9))
+            job.kill()
+        code = job.wait()
+        if code == 0:
+            return kills
+        assert code == -signal.SIGKILL, job.communicate()[1]
+        (traces / ".lock").unlink(missing_ok=True)
+        kills += 1
+
+
+def artifacts(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of everything that later stages read."""
+    names = [*folder.glob("pairs*"), folder / "model.safetensors"]
+    return {path.name: path.read_bytes() for path in names if path.exists()}
+
+
+@pytest.mark.parametrize("stage", ["train", "couple", "distill"])
+def test_killed_jobs_end_byte_equal_to_undisturbed_ones(chain: Path, tmp_path: Path, stage: str) -> None:
+    arguments: tuple[object, ...] = {
+        "train": ("train", TINY, *QUICK),
+        "couple": ("couple", chain / "base", "--count", 400, "--set", "couple.shard=40"),
+        "distill": (
+            *("distill", chain / "reflow", "--pairs", chain / "pairs"),
+            *("--set", "distill.steps=60", "--set", "distill.save_every=7"),
+        ),
+    }[stage]
+    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
+    assert start(*arguments, "--out", calm).wait() == 0
+    seed = int.from_bytes(os.urandom(4), "little")
+    kills = kill_until_done((*arguments, "--out", disturbed), disturbed, random.Random(seed))
+    assert kills, f"seed {seed}: the job ended before the first kill"
+    assert artifacts(calm) == artifacts(disturbed), f"seed {seed}"
+    assert artifacts(calm)
+
+
+def test_the_same_commands_give_byte_equal_artifacts(reflow: Command, chain: Path, tmp_path: Path) -> None:
+    reflow("train", TINY, "--out", tmp_path / "base")
+    reflow("couple", tmp_path / "base", "--out", tmp_path / "pairs")
+    assert artifacts(tmp_path / "base") == artifacts(chain / "base")
+    assert artifacts(tmp_path / "pairs") == artifacts(chain / "pairs")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_state_and_names_the_command_that_goes_on(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    job = start("train", TINY, "--out", tmp_path / "base", "--set", "train.steps=100000")
+    while not (tmp_path / "base" / "state.safetensors").exists():
+        assert job.poll() is None
+        time.sleep(0.02)
+    job.send_signal(number)
+    _, err = job.communicate()
+    assert job.returncode == code, err
+    last = err.splitlines()[-1]
+    assert "the state is saved" in last
+    assert f"reflow train {TINY} --out" in last
+    assert not (tmp_path / "base" / "model.safetensors").exists()
+
+
+def test_a_resumed_log_holds_every_step_once(reflow: Command, tmp_path: Path) -> None:
+    import json
+
+    base = tmp_path / "base"
+    job = start("train", TINY, "--out", base, *QUICK, "--set", "train.log_every=3")
+    while not (base / "state.safetensors").exists() and job.poll() is None:
+        time.sleep(0.01)
+    job.kill()
+    job.wait()
+    assert reflow("train", TINY, "--out", base, *QUICK, "--set", "train.log_every=3").code == 0
+    steps = [json.loads(line)["step"] for line in (base / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 60
