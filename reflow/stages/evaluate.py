@@ -73,7 +73,7 @@ def run(
             raise ReflowError(f"{path} works on {model.event}, but {paths[0]} on {models[0].event}")
     training, held_out = _real_data(recipe, models[0])
     yardstick = _yardstick(recipe, training, held_out)
-    real, _ = training.take(_spread(len(training), settings.samples))
+    real, _ = training.take(_spread(len(training), min(settings.samples, len(training))))
     extractor = yardstick.extractor
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -223,5 +223,5 @@ def _straightness(model: Model, recipe: Recipe, where: torch.device) -> float:
 
 
 def _spread(available: int, wanted: int) -> NDArray[np.int64]:
-    """Return up to `wanted` row numbers, evenly spread over what there is."""
-    return np.arange(min(wanted, available)) * available // min(wanted, available)
+    """Return `wanted` row numbers spread evenly over what there is, repeating when it is fewer."""
+    return np.arange(wanted) * available // wanted
