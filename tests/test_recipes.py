@@ -1,0 +1,70 @@
+"""Recipes are strict, complete and documented; messages name the nearest key."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reflow.config import built_in_recipes, override, read_recipe, settings_table
+from reflow.data import open_data
+from reflow.errors import ReflowError
+from reflow.models import build
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_built_in_recipes_build_on_their_data(name: str) -> None:
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    data = open_data(recipe.data, recipe.seed)
+    net = build(recipe.model, data.event, None)
+    assert sum(weight.numel() for weight in net.parameters()) > 1000
+
+
+def test_every_setting_has_a_meaning() -> None:
+    for name in built_in_recipes():
+        for key, _, meaning in settings_table(read_recipe(name)):
+            assert len(meaning) > 10, key
+
+
+def test_values_are_toml_or_bare_words_and_none_restores_the_default() -> None:
+    recipe = override(
+        read_recipe("digits"),
+        ["model.multipliers=[1, 1]", "train.times=u-shaped", "data.flip=true", "train.clip=none"],
+    )
+    assert recipe.model.kind == "unet"
+    assert recipe.model.multipliers == (1, 1)
+    assert recipe.train.times == "u-shaped"
+    assert recipe.data.flip is True
+    assert recipe.train.clip == 1.0
+
+
+def test_recipes_do_not_coerce() -> None:
+    for wrong in ("train.steps=3.5", 'train.steps="3"', "data.flip=1", "train.lr=nan", "seed=-1"):
+        with pytest.raises(ReflowError, match=wrong.split("=")[0]):
+            override(read_recipe("digits"), [wrong])
+
+
+def test_a_recipe_of_the_users_own_takes_its_name_from_the_file(tmp_path: Path) -> None:
+    text = (ROOT / "reflow" / "recipes" / "digits.toml").read_text().replace('name = "digits"', "")
+    (tmp_path / "mine.toml").write_text(text)
+    assert read_recipe(str(tmp_path / "mine.toml")).name == "mine"
+
+
+def test_docs_list_every_setting_as_it_is() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", "from make_recipes import page; print(page(), end='')"],
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stdout == (ROOT / "docs" / "recipes.md").read_text("utf-8")  # docs/make_recipes.py
+
+
+def test_readme_shows_every_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for command in ("train", "couple", "distill", "sample", "evaluate", "report", "inspect"):
+        assert f"reflow {command}" in readme
