@@ -41,7 +41,8 @@ def adaptive_table(model: Model, x0: torch.Tensor, truth: torch.Tensor) -> None:
         solution, seconds = timed(lambda t=tolerance: integrate(model, x0, tolerance=t))  # type: ignore[misc]
         rms, worst = errors(solution.x1, truth)
         nfe = solution.nfe.double()
-        print(f"| {tolerance:g} | {rms:.1e} | {worst:.1e} | {nfe.mean():.1f} | {nfe.max():.0f} | {seconds:.1f} |")
+        spent = f"{nfe.mean():.1f} | {nfe.max():.0f} | {seconds:.1f}"
+        print(f"| {tolerance:g} | {rms:.1e} | {worst:.1e} | {spent} |")
 
 
 def fixed_table(model: Model, x0: torch.Tensor, truth: torch.Tensor) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from reflow import __version__
+
 app = typer.Typer(
     name="reflow",
     help="From a set of images to a generator that needs one network evaluation per image, "
@@ -24,17 +26,27 @@ Set = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Root of all randomness; default: the recipe's.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard an unfinished or different result.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"reflow {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Debug = False) -> None:
-    """Take the options that stand before the command."""
-    _ = debug  # read by __main__, before typer takes over
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before the command; __main__ has read --debug already."""
+    del debug, version
 
 
 @app.command()

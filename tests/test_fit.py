@@ -180,7 +180,7 @@ def test_a_student_of_images_is_trained_on_the_error_it_is_sampled_with() -> Non
     net = network("unet")
     with torch.no_grad():
         for weight in net.parameters():
-            weight += 0.05 * torch.randn(weight.shape, generator=rng())
+            weight.add_(0.05 * torch.randn(weight.shape, generator=rng()))
     x0, x1 = torch.randn(2, 5, 1, 8, 8, generator=rng())
     with torch.no_grad():
         loss = regression_objective(3, squared)(net, Pair(x0, x1), rng())

@@ -76,7 +76,9 @@ def test_the_same_commands_give_byte_equal_artifacts(reflow: Command, chain: Pat
 def test_a_signal_saves_the_state_and_names_the_command_that_goes_on(
     tmp_path: Path, number: int, code: int
 ) -> None:
-    job = start("train", TINY, "--out", tmp_path / "base", "--set", "train.steps=100000", stderr=subprocess.PIPE)
+    job = start(
+        "train", TINY, "--out", tmp_path / "base", "--set", "train.steps=100000", stderr=subprocess.PIPE
+    )
     while not (tmp_path / "base" / "state.safetensors").exists():
         assert job.poll() is None
         time.sleep(0.02)

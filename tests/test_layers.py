@@ -70,12 +70,12 @@ def test_stages_never_import_each_other() -> None:
 )
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (
-        "import sys; sys.argv = ['reflow', *%r, '--help']\n"
+        f"import sys; sys.argv = ['reflow', *{command!r}, '--help']\n"
         "from reflow.__main__ import main\n"
         "try: main()\n"
         "except SystemExit as leave: assert not leave.code\n"
         "print('LOADED', *sorted(sys.modules))"
-    ) % command
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     text, _, loaded = answer.stdout.partition("LOADED")
     assert "Usage: reflow" in text

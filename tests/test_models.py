@@ -33,7 +33,7 @@ def awake(net: Preconditioned) -> Preconditioned:
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in net.parameters():
-            weight += 0.05 * torch.randn(weight.shape, generator=rng)
+            weight.add_(0.05 * torch.randn(weight.shape, generator=rng))
     return net
 
 

@@ -74,7 +74,7 @@ def _panels(
             samples = torch.cat([batch.pair.x1 for batch in batches])
             panels.append(Panel(entry.name, f"{nfe} evaluation{'s' * (nfe > 1)}", _picture(samples)))
     if real is not None:
-        panels.append(Panel("real", "held-out data", _picture(real)))
+        panels.append(Panel("real", "held-out data", _picture(real, plots.DATA)))
     return panels
 
 
@@ -101,5 +101,5 @@ def _flows(contents: Run, models: dict[str, Model], real: Tensor, where: torch.d
     return panels
 
 
-def _picture(samples: Tensor) -> bytes:
-    return png(grid(samples)) if samples.ndim == 4 else plots.scatter(samples)
+def _picture(samples: Tensor, colour: str = plots.GENERATED) -> bytes:
+    return png(grid(samples)) if samples.ndim == 4 else plots.scatter(samples, colour)

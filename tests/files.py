@@ -1,0 +1,87 @@
+"""Data files that the tests write themselves, and ways to load them."""
+
+import gzip
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from reflow.config import DataSettings
+from reflow.data import DataSet, open_data
+from reflow.errors import ReflowError
+
+Array = NDArray[Any]
+
+RGB = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+GREEN = np.array([0, 255, 0], np.uint8)
+
+
+def load(source: Path | str, **settings: Any) -> DataSet:
+    return open_data(DataSettings(source=str(source), **settings), seed=0)
+
+
+def refused(source: Path | str, *words: str, **settings: Any) -> None:
+    """Assert that loading fails in one line with these words in it."""
+    with pytest.raises(ReflowError) as caught:
+        load(source, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def write(path: Path, pixels: Array | Image.Image, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return path
+
+
+def png(pixels: Array) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def folder(path: Path, images: Array = RGB) -> Path:
+    for row, image in enumerate(images):
+        write(path / f"{row:03}.png", image)
+    return path
+
+
+def pack(path: Path, members: dict[str, bytes], labels: Any = "absent", index: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if labels != "absent":
+            archive.writestr(f"{index}dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+def members(images: Array = RGB) -> dict[str, bytes]:
+    return {f"00000/img{row:08}.png": png(image) for row, image in enumerate(images)}
+
+
+def idx(path: Path, magic: int, values: Array, cut: int | None = None) -> Path:
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    with gzip.open(path, "wb") as file:
+        file.write((magic.to_bytes(4, "big") + sizes + values.astype(np.uint8).tobytes())[:cut])
+    return path
+
+
+def channels_first(images: Array) -> Array:
+    return images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
+
+
+def one(path: Path, **settings: Any) -> Array:
+    """Return the first of two equal images, (C, H, W), that a folder with this file holds."""
+    shutil.copy(path, path.with_stem("copy"))
+    return load(path.parent, **settings).values[0]
