@@ -78,6 +78,54 @@ def finished(out: Path, wanted: Header, sections: tuple[str, ...]) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class _Session:
+    """A fit in a stage's directory: how it is saved, shown and published."""
+
+    fit: Fit
+    out: Path
+    header: Header
+    model: Model
+
+    def save(self) -> None:
+        """Write the state; refuse to overwrite a good one with values that are not finite."""
+        _require_finite(self.fit, self.out)
+        facts = self.header.facts | {"step": self.fit.step}
+        state = replace(self.header, kind="state", facts=facts)
+        write_artifact(self.out / STATE, self.fit.tensors(), state)
+
+    def show(self) -> None:
+        """Write the preview of the averaged model."""
+        seed, device = int(self.header.recipe["seed"]), self.fit.device
+        write_atomically(self.out / PREVIEW, preview(self.model, seed=seed, device=device))
+
+    def publish(self) -> None:
+        """Write the averaged model: the stage is complete."""
+        self.save()
+        self.show()
+        write_artifact(self.out / FILE, self.fit.average.state_dict(), self.header)
+
+    def run(self, log: "_Log") -> None:
+        """Take the steps that are left."""
+        fit, settings = self.fit, self.fit.settings
+        with (
+            watching_signals() as stop,
+            Meter(self.header.stage, settings.steps, "steps", done=fit.step) as meter,
+        ):
+            while fit.step < settings.steps:
+                fit.advance()
+                if fit.step % settings.log_every == 0 or fit.step == settings.steps:
+                    _require_finite(fit, self.out)
+                    meter.update(fit.step, log.write(fit))
+                if stop.signal is not None:
+                    self.save()
+                    raise Interrupted(stop.signal, f"at step {fit.step}; the state is saved")
+                if fit.step % settings.save_every == 0:
+                    self.save()
+                if fit.step % settings.preview_every == 0 and fit.step < settings.steps:
+                    self.show()
+
+
 def train_model(
     net: Preconditioned,
     coupling: Coupling,
@@ -94,8 +142,6 @@ def train_model(
     Raises Interrupted after a signal and ReflowError when the loss is not finite; the last state
     stands in both cases.
     """
-    seed = int(header.recipe["seed"])
-    stream = f"{header.stage} {header.rectification}"
     average = copy.deepcopy(net).eval().requires_grad_(False)
     fit = Fit(
         net,
@@ -103,41 +149,15 @@ def train_model(
         coupling,
         objective,
         settings,
-        seed=seed,
-        stream=stream,
+        seed=int(header.recipe["seed"]),
+        stream=f"{header.stage} {header.rectification}",
         device=device,
     )
     _resume(fit, out, header, sections)
     log = _Log(out / LOG, fit.step)
-
-    def save() -> None:
-        _require_finite(fit, out)
-        state = replace(header, kind="state", facts=header.facts | {"step": fit.step})
-        write_artifact(out / STATE, fit.tensors(), state)
-
-    def show() -> None:
-        model = Model(average, header, digest="")
-        write_atomically(out / PREVIEW, preview(model, seed=seed, device=device))
-
-    with (
-        watching_signals() as stop,
-        Meter(header.stage, settings.steps, "steps", done=fit.step) as meter,
-    ):
-        while fit.step < settings.steps:
-            fit.advance()
-            if fit.step % settings.log_every == 0 or fit.step == settings.steps:
-                _require_finite(fit, out)
-                meter.update(fit.step, log.write(fit))
-            if stop.signal is not None:
-                save()
-                raise Interrupted(stop.signal, f"at step {fit.step}; the state is saved")
-            if fit.step % settings.save_every == 0:
-                save()
-            if fit.step % settings.preview_every == 0 and fit.step < settings.steps:
-                show()
-    save()
-    show()
-    write_artifact(out / FILE, average.state_dict(), header)
+    session = _Session(fit, out, header, Model(average, header, digest=""))
+    session.run(log)
+    session.publish()
     say(f"{out}: {settings.steps} steps in {log.seconds():.0f} s; the model is complete")
 
 

@@ -69,6 +69,11 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert list(range(rows)) not in orders
 
 
+def test_the_order_of_an_unfinished_training_can_be_derived_again() -> None:
+    """A state keeps no position beyond its step: other numbers here would change what resumes."""
+    assert Order(6, seed=0)(0, 12).tolist() == [5, 0, 2, 1, 4, 3, 3, 4, 2, 5, 0, 1]
+
+
 def test_no_row_has_a_favourite_place() -> None:
     rows, epochs = 4, 3000
     first = Order(rows, seed=0)(0, rows * epochs).reshape(epochs, rows)[:, 0]

@@ -326,6 +326,33 @@ def test_losses_add_up_until_they_are_reset() -> None:
     assert float(fit.losses) == pytest.approx(sum(objective.losses[5:]), rel=1e-5)
 
 
+def test_a_fit_visits_every_example_once_an_epoch() -> None:
+    seen: list[float] = []
+
+    def looking(net: VelocityField, pair: Pair, rng: Generator) -> Tensor:
+        seen.extend(pair.x1[:, 0].tolist())
+        return UNIFORM_LOSS(net, pair, rng)
+
+    rows = torch.arange(12.0)[:, None].expand(12, 2) / 12
+    fit = advance(begin(fit_settings(batch=4), data=rows, objective=looking), 6)
+    assert fit.step == 6
+    for epoch in (seen[:12], seen[12:]):
+        assert sorted(epoch) == rows[:, 0].tolist()
+
+
+def test_every_step_draws_noise_times_and_dropout_of_its_own() -> None:
+    dropout, drawn = nn.Dropout(0.5), []
+
+    def looking(net: VelocityField, pair: Pair, rng: Generator) -> Tensor:
+        mask = dropout(torch.ones(64)).bool().tolist()
+        drawn.append((pair.x0.tolist(), torch.rand(2, generator=rng).tolist(), mask))
+        return UNIFORM_LOSS(net, pair, rng)
+
+    advance(begin(fit_settings(), objective=looking), 5)
+    for kind in zip(*drawn, strict=True):
+        assert all(a != b for i, a in enumerate(kind) for b in kind[:i])
+
+
 def stored(fit: Fit) -> dict[str, Tensor]:
     """Return the tensors as a file would keep them: contiguous, and apart from the fit."""
     return {

@@ -365,6 +365,18 @@ def test_dopri5_names_the_sample_and_the_time_at_which_a_field_is_not_finite() -
         integrate(breaks_down, draws(4), tolerance=1e-3, label=label)
 
 
+def test_a_sample_keeps_its_number_when_others_have_left_the_batch() -> None:
+    """The last sample swings so fast that the first three arrive long before it breaks down."""
+
+    def field(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        assert label is not None
+        swing = torch.where(t > 0.9, torch.nan, torch.cos(100 * t))
+        return torch.where(label == 1, swing, 1.0)[:, None].expand_as(x)
+
+    with pytest.raises(ReflowError, match=r"sample 3 of the batch .* near t = 0\.[89]"):
+        integrate(field, draws(4), tolerance=1e-3, label=torch.tensor([0, 0, 0, 1]))
+
+
 def test_fixed_solvers_name_the_sample_at_which_a_field_is_not_finite() -> None:
     label = torch.tensor([0, 0, 1, 0])
     with pytest.raises(ReflowError, match="sample 2 of the batch is not finite"):

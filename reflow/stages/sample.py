@@ -68,7 +68,7 @@ def run(
         out.parent.mkdir(parents=True, exist_ok=True)
     WRITERS.get(out.suffix, _write_folder)(out, whole, model)
     nfe_mean = float(torch.cat(evaluations).double().mean())
-    say(f"{out}: {count} samples, {nfe_mean:.4g} evaluations each ({method.solver})")
+    say(f"{out}: {count} samples, NFE {nfe_mean:.4g} ({method.solver})")
 
 
 def _method(model: Model, nfe: int | None, tolerance: float | None, solver: str | None) -> SolverSettings:
