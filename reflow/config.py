@@ -112,9 +112,13 @@ class VelocityFitSettings(FitSettings):
     times: Literal["uniform", "logit-normal", "u-shaped"] = Field(
         "uniform", description="law of t in training"
     )
-    logit_mean: float = Field(0.0, description="mean of logit(t) when times = logit-normal")
+    logit_mean: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        0.0, description="mean of logit(t) when times = logit-normal"
+    )
     logit_std: Positive = Field(1.0, description="standard deviation of logit(t) when times = logit-normal")
-    sharpness: Positive = Field(4.0, description="parameter a of the law when times = u-shaped")
+    sharpness: Annotated[float, Field(gt=0, le=100)] = Field(
+        4.0, description="parameter a of the law when times = u-shaped"
+    )
     distance: DistanceName = Field("squared", description="what compares velocities")
 
 

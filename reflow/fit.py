@@ -30,7 +30,7 @@ class Fit:
     """A network under training with its optimiser, its average and the number of steps done.
 
     `losses` and `norms` add up loss and gradient norm since `reset` on the device, so that a step
-    never waits for it.
+    never waits for it; `rate` is the learning rate of the last step.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Fit:
         self.optimiser = torch.optim.Adam(
             self.weights.values(), lr=settings.lr, betas=(0.9, settings.beta2), fused=True
         )
-        self.step = 0
+        self.step, self.rate = 0, 0.0
         self.reset()
 
     def reset(self) -> None:
@@ -70,8 +70,9 @@ class Fit:
         self.optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)
+        self.rate = self.learning_rate()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.rate
         self.optimiser.step()
         self.step += 1
         ema.update(self.averages.values(), self.weights.values(), self.step, self.settings.ema_halflife)

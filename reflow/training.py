@@ -212,7 +212,7 @@ class _Log:
             "step": fit.step,
             "loss": float(fit.losses) / steps,
             "gradient_norm": float(fit.norms) / steps,
-            "lr": fit.learning_rate(),
+            "lr": fit.rate,
             "images_per_s": round(rate, 1),
             "seconds": round(self.seconds(), 2),
         }

@@ -82,6 +82,13 @@ def build(
             f"images of {event[1]} x {event[2]} pixels cannot be halved "
             f"{len(settings.multipliers) - 1} times; shorten model.multipliers or set data.size"
         )
+    levels = [event[1] >> level for level in range(len(settings.multipliers))]
+    strange = sorted(set(settings.attention) - set(levels))
+    if strange:
+        raise ReflowError(
+            f"model.attention = {strange[0]}: the resolutions of this model are "
+            f"{', '.join(map(str, levels))}; choose among them"
+        )
     unet = Unet(
         (event[0], event[1], event[2]),
         channels=settings.channels,

@@ -39,6 +39,16 @@ class _Active:
         return _Active(self.row[mask], self.x[mask], self.t[mask], self.h[mask], self.slope[mask], label)
 
 
+@dataclass
+class _Move:
+    """One proposed step of every sample under way: its width h and end t, where it leads, slopes."""
+
+    h: Tensor
+    t: Tensor
+    x: Tensor
+    slopes: list[Tensor]
+
+
 def solve_adaptive(
     field: VelocityField,
     x0: Tensor,
@@ -56,63 +66,62 @@ def solve_adaptive(
 
     Raises ReflowError when the field is not finite or the tolerance is below rounding.
     """
-    assert tableau.error is not None
-    start = torch.full((len(x0),), t0, dtype=x0.dtype, device=x0.device)
+    if local_tolerance < torch.finfo(x0.dtype).eps / 2:
+        raise ReflowError(
+            f"the tolerance is below the rounding of {x0.dtype}; ask for a larger --tolerance"
+        )
     rows = torch.arange(len(x0), device=x0.device)
-    active = _Active(
-        rows,
-        x0,
-        start,
-        torch.full_like(start, FIRST_STEP * (t1 - t0)),
-        field(x0, start, label),
-        label,
-    )
+    start = torch.full((len(x0),), t0, dtype=x0.dtype, device=x0.device)
+    first = torch.full_like(start, FIRST_STEP * (t1 - t0))
+    active = _Active(rows, x0, start, first, field(x0, start, label), label)
     x1, nfe = torch.empty_like(x0), torch.ones_like(rows)
     saved = None if save_at is None else x0.expand(len(save_at), *x0.shape).clone()
     while len(active.row):
-        remaining = t1 - active.t
-        final = active.h.abs() >= remaining.abs()
-        h = torch.where(final, remaining, active.h)
-        proposal, slopes = _step(field, tableau, active, h)
-        nfe[active.row] += len(slopes) - 1
-        q = _error(tableau, h, slopes) / local_tolerance
-        _check(q, active, h, t1 - t0)
+        final = active.h.abs() >= (t1 - active.t).abs()
+        move = _propose(field, tableau, active, final, t1)
+        nfe[active.row] += len(move.slopes) - 1
+        q = _error(tableau, move) / local_tolerance
+        _check(q, active, move.h, t1 - t0)
         accepted = q <= 1
         if saved is not None and save_at is not None:
-            _save(saved, save_at, tableau, active, h, proposal, slopes, accepted)
-        factor = (SAFETY * q.clamp(min=1e-10) ** (-1 / tableau.order)).clamp(SHRINK, GROW)
-        keep_x = per_sample(accepted, active.x)
+            _save(saved, save_at, tableau, active, move, accepted)
         arrived = accepted & final
-        x1[active.row[arrived]] = proposal[arrived]
-        active = _Active(
-            active.row,
-            torch.where(keep_x, proposal, active.x),
-            torch.where(accepted, active.t + h, active.t),
-            h * torch.where(accepted, factor, factor.clamp(max=1.0)),
-            torch.where(keep_x, slopes[-1], active.slope),
-            active.label,
-        )
+        x1[active.row[arrived]] = move.x[arrived]
+        active = _moved(active, move, q, accepted, tableau.order)
         if arrived.any():
             active = active.keep(~arrived)
     return x1, nfe, saved
 
 
-def _step(
-    field: VelocityField, tableau: Tableau, active: _Active, h: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """Return the proposed x and all slopes; the first slope is the last one of the step before."""
+def _propose(field: VelocityField, tableau: Tableau, active: _Active, final: Tensor, t1: float) -> _Move:
+    """Return the step of every sample; its first slope is the last one of the step before."""
+    h = torch.where(final, t1 - active.t, active.h)
     slopes, width = [active.slope], per_sample(h, active.x)
     x = active.x
     for c, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
         x = advance(active.x, width, row, slopes)
         slopes.append(field(x, active.t + c * h, active.label))
-    return x, slopes
+    return _Move(h, torch.where(final, t1, active.t + h), x, slopes)
 
 
-def _error(tableau: Tableau, h: Tensor, slopes: list[Tensor]) -> Tensor:
+def _moved(active: _Active, move: _Move, q: Tensor, accepted: Tensor, order: int) -> _Active:
+    """Return the samples after accepted steps, with the widths to try next."""
+    factor = (SAFETY * q.clamp(min=1e-10) ** (-1 / order)).clamp(SHRINK, GROW)
+    accepted_x = per_sample(accepted, active.x)
+    return _Active(
+        active.row,
+        torch.where(accepted_x, move.x, active.x),
+        torch.where(accepted, move.t, active.t),
+        move.h * torch.where(accepted, factor, factor.clamp(max=1.0)),
+        torch.where(accepted_x, move.slopes[-1], active.slope),
+        active.label,
+    )
+
+
+def _error(tableau: Tableau, move: _Move) -> Tensor:
     assert tableau.error is not None
-    zero = torch.zeros_like(slopes[0])
-    estimate = advance(zero, per_sample(h, zero), tableau.error, slopes)
+    zero = torch.zeros_like(move.x)
+    estimate = advance(zero, per_sample(move.h, zero), tableau.error, move.slopes)
     return estimate.flatten(1).square().mean(1).sqrt()
 
 
@@ -137,24 +146,21 @@ def _save(
     save_at: Tensor,
     tableau: Tableau,
     active: _Active,
-    h: Tensor,
-    proposal: Tensor,
-    slopes: list[Tensor],
+    move: _Move,
     accepted: Tensor,
 ) -> None:
     """Write the states at those times of `save_at` that accepted steps passed."""
     assert tableau.dense is not None
-    theta = (save_at[None, :] - active.t[:, None]) / h[:, None]  # (B, M)
-    inside = (theta > 0) & (theta <= 1 + 1e-6) & accepted[:, None]
-    row, node = inside.nonzero(as_tuple=True)
+    passed = (save_at > active.t[:, None]) & (save_at <= move.t[:, None]) & accepted[:, None]  # (B, M)
+    row, node = passed.nonzero(as_tuple=True)
     if not len(row):
         return
-    s = per_sample(theta[row, node].clamp(max=1.0), active.x)
-    width = per_sample(h, active.x)
-    rise = proposal - active.x
-    bend = width * slopes[0] - rise
-    twist = rise - width * slopes[-1] - bend
-    quartic = advance(torch.zeros_like(rise), width, tableau.dense, slopes)
+    theta = ((save_at[node] - active.t[row]) / move.h[row]).clamp(max=1.0)
+    s, width = per_sample(theta, active.x), per_sample(move.h, active.x)
+    rise = move.x - active.x
+    bend = width * move.slopes[0] - rise
+    twist = rise - width * move.slopes[-1] - bend
+    quartic = advance(torch.zeros_like(rise), width, tableau.dense, move.slopes)
     inner = twist[row] + (1 - s) * quartic[row]
     states = active.x[row] + s * (rise[row] + (1 - s) * (bend[row] + s * inner))
     saved[node, active.row[row]] = states
