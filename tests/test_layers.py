@@ -37,7 +37,7 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
             if node.module == "reflow":
-                names = [f"reflow.{alias.name}" for alias in node.names]
+                names = [f"reflow.{alias.name}" for alias in node.names if alias.name != "__version__"]
         found |= {name.split(".")[1] for name in names if name.startswith("reflow.")}
     return found
 

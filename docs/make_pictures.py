@@ -1,0 +1,48 @@
+"""Make the README's picture from a finished run: python docs/make_pictures.py [RUN] (runs/digits)."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from reflow import load_model
+from reflow.generation import fixed_method, generate
+from reflow.reporting.pictures import grid
+from reflow.reporting.plots import to_png
+
+SHOWN = (("base", 100), ("base", 1), ("reflow", 1), ("distill", 1))
+COUNT = 49
+OUT = Path(__file__).with_name("images") / "digits.png"
+
+
+def main() -> None:
+    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/digits")
+    evaluation = json.loads((run / "evaluation.json").read_text("utf-8"))
+    figures = {Path(model["path"]).name: model["figures"] for model in evaluation["models"]}
+    figure = Figure(figsize=(10, 3.1), layout="constrained")
+    for axes, (name, nfe) in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
+        model = load_model(run / name)
+        (batch,) = generate(
+            model,
+            range(COUNT),
+            method=fixed_method(model, nfe),
+            seed=0,
+            stream="report",
+            batch=COUNT,
+            device=torch.device("cpu"),
+        )
+        distance = next(f["frechet_classifier"] for f in figures[name] if f["nfe"] == nfe)
+        axes.imshow(np.asarray(grid(batch.pair.x1)), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(f"{name}, {nfe} evaluation{'s' * (nfe > 1)}", fontsize=11)
+        axes.set_xlabel(f"Fréchet distance {distance:,.0f}", fontsize=10)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    OUT.write_bytes(to_png(figure))
+
+
+if __name__ == "__main__":
+    main()
