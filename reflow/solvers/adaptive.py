@@ -17,7 +17,7 @@ from reflow.flow import VelocityField, per_sample
 from reflow.solvers.fixed import advance
 from reflow.solvers.tableaus import Tableau
 
-FIRST_STEP = 0.05  # share of the whole interval
+FIRST_STEP = 0.01  # share of the whole interval; a longer one can jump a layer next to the noise
 SMALLEST_STEP = 1e-6  # share of the whole interval under which rounding rules the error estimate
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0  # Hairer, Norsett & Wanner, Solving ODEs I, section II.4
 
