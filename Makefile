@@ -25,7 +25,7 @@ models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call suffix,$(n))) $
 .PHONY: all setup test lint bench clean help
 .DELETE_ON_ERROR:
 
-all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 6 minutes on 2 cores)
+all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 5 minutes on 2 cores)
 	@echo "$(RUN) is complete: open $(RUN)/report.html"
 
 setup: $(READY) ## create .venv and install what we test with
@@ -38,8 +38,8 @@ lint: $(READY) ## check style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(READY) ## measure costs on this machine; the figures of docs/benchmarks.md
-	$(VENV)/bin/python benchmarks/demo.py
+bench: $(RUN)/reflow/model.safetensors ## measure the solvers on a run (default: digits); see docs/benchmarks.md
+	$(VENV)/bin/python benchmarks/demo.py $(RUN)
 
 clean: ## remove .venv, caches and runs/
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
