@@ -18,9 +18,9 @@ SOURCE := $(if $(DATA),--data '$(DATA)')
 numbers := $(shell seq 1 $(ROUNDS))
 last := $(lastword $(numbers))
 # Round 1 is pairs/ and reflow/, round 2 pairs-2/ and reflow-2/, ...
-suffix = $(if $(filter-out 1,$(1)),-$(1))
-teacher = $(if $(filter-out 1,$(1)),$(RUN)/reflow$(call suffix,$(shell expr $(1) - 1)),$(RUN)/base)
-models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call suffix,$(n))) $(RUN)/distill
+nth = $(if $(filter-out 1,$(1)),-$(1))
+teacher = $(if $(filter-out 1,$(1)),$(RUN)/reflow$(call nth,$(shell expr $(1) - 1)),$(RUN)/base)
+models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RUN)/distill
 
 .PHONY: all setup test lint bench clean help
 .DELETE_ON_ERROR:
@@ -57,16 +57,16 @@ $(RUN)/base/model.safetensors: | $(READY)
 	$(REFLOW) train $(RECIPE) $(SOURCE) --out $(@D) $(OPTIONS)
 
 define round
-$(RUN)/pairs$(call suffix,$(1))/pairs.json: $(call teacher,$(1))/model.safetensors | $(READY)
+$(RUN)/pairs$(call nth,$(1))/pairs.json: $(call teacher,$(1))/model.safetensors | $(READY)
 	$(REFLOW) couple $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
 
-$(RUN)/reflow$(call suffix,$(1))/model.safetensors: $(RUN)/pairs$(call suffix,$(1))/pairs.json
+$(RUN)/reflow$(call nth,$(1))/model.safetensors: $(RUN)/pairs$(call nth,$(1))/pairs.json
 	$(REFLOW) train --pairs $$(<D) --init $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
 endef
 $(foreach n,$(numbers),$(eval $(call round,$(n))))
 
-$(RUN)/distill/model.safetensors: $(RUN)/reflow$(call suffix,$(last))/model.safetensors
-	$(REFLOW) distill $(<D) --pairs $(RUN)/pairs$(call suffix,$(last)) --out $(@D) $(OPTIONS)
+$(RUN)/distill/model.safetensors: $(RUN)/reflow$(call nth,$(last))/model.safetensors
+	$(REFLOW) distill $(<D) --pairs $(RUN)/pairs$(call nth,$(last)) --out $(@D) $(OPTIONS)
 
 $(RUN)/evaluation.json: $(models:=/model.safetensors)
 	$(REFLOW) evaluate $(models) $(SOURCE) --out $@ $(OPTIONS)

@@ -20,7 +20,7 @@ def main() -> None:
     try:
         app()
     except Interrupted as stop:
-        command = shlex.join(["reflow", *sys.argv[1:]])
+        command = shlex.join(["reflow", *(word for word in sys.argv[1:] if word != "--fresh")])
         _say(f"{stop}. Go on with: {command}")
         sys.exit(stop.exit_code)
     except ReflowError as error:

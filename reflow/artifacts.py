@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 ENTRY = "reflow"  # the one metadata entry
-UNFINISHED = ".part"  # suffix of a file that is being written
+MODEL, STATE, LOG, PREVIEW = "model.safetensors", "state.safetensors", "log.jsonl", "samples.png"
+PAIRS, SHARDS = "pairs.json", "pairs-*-of-*.safetensors"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 Kind = Literal["model", "state", "pairs"]
@@ -63,9 +64,23 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def leftovers(directory: Path) -> list[Path]:
+    """Return the unfinished files that killed stages left in a directory."""
+    names = (MODEL, STATE, LOG, PREVIEW, PAIRS, SHARDS)
+    return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]
+
+
+def prepare(path: Path) -> None:
+    """Make the directory of an output and refuse one that cannot be written, before any work."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise OSError(f"{path if path.is_dir() else path.parent} is no place for a file")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Put content under `path` whole or not at all; what was there stays until then."""
-    beside = path.with_name(path.name + UNFINISHED)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
         try:
             with beside.open("wb") as file:
@@ -130,9 +145,12 @@ def parse_header(content: dict[str, Any], path: Path) -> Header:
             "use the version of reflow that wrote it, or a newer one"
         )
     try:
-        return Header(**{name: content[name] for name in Header.__dataclass_fields__})
+        header = Header(**{name: content[name] for name in Header.__dataclass_fields__})
     except KeyError as error:
         raise damaged(path, f"its header has no {error}") from error
+    if not all(isinstance(part, dict) for part in (header.recipe, header.parents, header.facts)):
+        raise damaged(path, "its recipe, parents or facts are no objects")
+    return header
 
 
 def tensor_layout(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:

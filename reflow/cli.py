@@ -76,7 +76,7 @@ def train(
     fresh: Fresh = False,
 ) -> None:
     """Train the base model of a recipe on data, or (with --pairs and --init) reflow a model."""
-    from reflow.config import override, read_recipe
+    from reflow.config import read_recipe, with_source
     from reflow.errors import UsageError
     from reflow.stages import train as stage
 
@@ -92,7 +92,7 @@ def train(
         raise UsageError("give a RECIPE: digits, gaussians or the path of a .toml file")
     chosen = read_recipe(recipe, overrides)
     if data is not None:
-        chosen = override(chosen, [f"data.source={_quoted(data)}"])
+        chosen = with_source(chosen, data)
     stage.run(chosen, out=out, device=device, fresh=fresh)
 
 
@@ -100,13 +100,13 @@ def train(
 def couple(
     model: ModelPath,
     out: Out,
-    count: Annotated[int | None, typer.Option(help="Number of pairs; default: the recipe's.")] = None,
+    count: Annotated[int | None, typer.Option(help="Pairs; default: the recipe's.", min=1)] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(help="Wanted error of the images, in data units (adaptive solver)."),
     ] = None,
     solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of a fixed-grid solver.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a fixed-grid solver.", min=1)] = None,
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -124,7 +124,7 @@ def distill(
     model: ModelPath,
     pairs: Annotated[Path, typer.Option(metavar="DIR", help="Pairs that the model made or learnt from.")],
     out: Out,
-    steps: Annotated[int | None, typer.Option(help="Network evaluations per image of the student.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Evaluations per image of the student.", min=1)] = None,
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -178,7 +178,7 @@ def sample(
     batch: Annotated[int, typer.Option(help="Samples generated together.", min=1)] = 500,
     device: Device = "auto",
 ) -> None:
-    """Draw samples: a student in its own steps, other models as their pairs were solved."""
+    """Draw samples: a student in its own steps, other models by the [couple] solver of their recipe."""
     from reflow.stages import sample as stage
 
     stage.run(
@@ -251,9 +251,3 @@ def _method(solver: str | None, steps: int | None, tolerance: float | None) -> l
             "couple.tolerance=none",
         ]
     return [] if solver is None else [f'couple.solver="{solver}"']
-
-
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text)

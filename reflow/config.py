@@ -243,6 +243,11 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     return parse_recipe(recipe.model_dump(mode="json"), overrides, f"recipe {recipe.name}")
 
 
+def with_source(recipe: Recipe, source: str) -> Recipe:
+    """Return the recipe with other data: a built-in name or a path."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+
+
 def solver_settings(solver: str, *, steps: int | None, tolerance: float | None) -> SolverSettings:
     """Return the settings of a solver, checked."""
     content = {"solver": solver, "steps": steps, "tolerance": tolerance}

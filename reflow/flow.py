@@ -72,7 +72,7 @@ def regression_objective(steps: int, distance: Distance) -> Objective:
         x0, x1, label = pair
         x = x0
         for step in range(steps):
-            t = torch.full_like(x0[:, 0].reshape(len(x0), -1)[:, 0], step / steps)
+            t = x0.new_full((len(x0),), step / steps)
             x = x + field(x, t, label) / steps
         return distance(x, x1)
 

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 def balanced_labels(indices: range, classes: int | None) -> Tensor | None:
     """Return label i mod classes for every index, or None without classes."""
-    return None if classes is None else torch.tensor(list(indices), dtype=torch.int64) % classes
+    return None if classes is None else torch.arange(indices.start, indices.stop) % classes
 
 
 def generate(
@@ -66,7 +66,7 @@ def fixed_method(model: Model, nfe: int, solver: str = "euler") -> SolverSetting
 
 
 def usual_method(model: Model) -> SolverSettings:
-    """Return how a model is sampled when nothing else is asked for: as its pairs would be made."""
+    """Return how a model is sampled when nothing else is asked for: by its recipe's [couple]."""
     if model.student_steps is not None:
         return fixed_method(model, model.student_steps)
     couple = model.recipe["couple"]

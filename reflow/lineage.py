@@ -17,14 +17,14 @@ def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
 
 def copy_of(model: Model, settings: MlpSettings | UnetSettings) -> Preconditioned:
     """Return a network of these settings with the model's averaged weights, to be trained on."""
-    net = build(settings, model.event, model.classes)
-    try:
-        net.load_state_dict(model.net.state_dict())
-    except RuntimeError as error:
+    own = parse_recipe(model.recipe).model
+    if settings.model_copy(update={"dropout": own.dropout}) != own:
         raise ReflowError(
-            "training starts from the model's weights, so [model] cannot change its layers; "
+            "training starts from the model's weights, so [model] stays as it is; "
             "leave out --set model... (model.dropout may change)"
-        ) from error
+        )
+    net = build(settings, model.event, model.classes)
+    net.load_state_dict(model.net.state_dict())
     return net
 
 
@@ -37,8 +37,10 @@ def require_velocity_field(model: Model, path: Path) -> None:
         )
 
 
-def require_related(model: Model, model_path: Path, pairs: PairStore, pairs_path: Path) -> None:
-    """Refuse pairs that the model neither made nor learnt from, or that have another shape."""
+def require_related(
+    model: Model, model_path: Path, pairs: PairStore, pairs_path: Path, *, or_learnt: bool
+) -> None:
+    """Refuse pairs of another shape, or that the model did not make (nor learn from, where allowed)."""
     if pairs.event != model.event or pairs.header.facts["classes"] != model.classes:
         raise ReflowError(
             f"{pairs_path} holds samples of {pairs.event} with "
@@ -46,7 +48,7 @@ def require_related(model: Model, model_path: Path, pairs: PairStore, pairs_path
             f"{model.event} with {model.classes or 'no'} classes; give pairs that this model made"
         )
     made = pairs.header.parents.get("model") == model.digest
-    learnt = model.header.parents.get("pairs") == pairs.digest
+    learnt = or_learnt and model.header.parents.get("pairs") == pairs.digest
     if not made and not learnt:
         raise ReflowError(
             f"{pairs_path} was made by another model than {model_path}; "

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.artifacts import (
+    PAIRS,
     Header,
     damaged,
     file_digest,
     foreign,
     parse_header,
-    read_header,
     tensor_layout,
     write_artifact,
     write_atomically,
@@ -30,7 +30,6 @@ from reflow.artifacts import (
 from reflow.errors import ReflowError
 from reflow.flow import Pair
 
-INDEX = "pairs.json"
 DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
 NOISE_STD = (0.9, 1.1)  # of any sizeable shard; swapped noise and image fall outside
 
@@ -51,7 +50,7 @@ def write_shard(path: Path, pair: Pair, header: Header) -> str:
 def write_index(directory: Path, header: Header, shards: Sequence[dict[str, Any]]) -> None:
     """Write the index: the set is complete from here on."""
     text = header.to_json(shards=list(shards))
-    write_atomically(directory / INDEX, (text + "\n").encode())
+    write_atomically(directory / PAIRS, (text + "\n").encode())
 
 
 def read_index(path: Path) -> tuple[Header, list[dict[str, Any]]]:
@@ -110,21 +109,25 @@ def open_pairs(directory: Path) -> PairStore:
 
     Raises ReflowError when a shard is missing, altered or of another shape, or values are not finite.
     """
-    path = directory / INDEX
+    path = directory / PAIRS
     header, shards = read_index(path)
     if not shards:
         raise damaged(path, "it lists no shards")
-    event = tuple(header.facts["event"])
-    labelled = header.facts["classes"] is not None
+    try:
+        event = tuple(header.facts["event"])
+        labelled = header.facts["classes"] is not None
+        listed = [(str(s["file"]), str(s["sha256"]), int(s["count"])) for s in shards]
+    except (KeyError, TypeError) as error:
+        raise damaged(path, f"its facts or shards are incomplete ({error})") from error
     stacks: dict[str, list[NDArray[Any]]] = {"noise": [], "image": [], "label": []}
-    for shard in shards:
-        file = directory / shard["file"]
+    for name, digest, count in listed:
+        file = directory / name
         if not file.exists():
-            raise damaged(directory, f"shard {shard['file']} is missing")
-        if file_digest(file) != shard["sha256"]:
+            raise damaged(directory, f"shard {name} is missing")
+        if file_digest(file) != digest:
             raise damaged(file, "its contents do not match the index")
-        for name, array in _map_shard(file, event, shard["count"], labelled).items():
-            stacks[name].append(array)
+        for tensor, array in _map_shard(file, event, count, labelled).items():
+            stacks[tensor].append(array)
     return PairStore(
         header=header,
         digest=file_digest(path),
@@ -135,24 +138,13 @@ def open_pairs(directory: Path) -> PairStore:
     )
 
 
-def shard_entry(path: Path) -> dict[str, Any]:
-    """Return what the index says of a shard, from the shard itself, its contents checked."""
-    header = read_header(path, "pairs")
-    facts = header.facts
-    arrays = _map_shard(path, tuple(facts["event"]), facts["count"], facts["classes"] is not None)
-    del arrays
-    return {
-        "file": path.name,
-        "count": facts["count"],
-        "sha256": file_digest(path),
-        "nfe_mean": facts["nfe_mean"],
-        "nfe_max": facts["nfe_max"],
-    }
-
-
 def _map_shard(path: Path, event: tuple[int, ...], count: int, labelled: bool) -> dict[str, NDArray[Any]]:
     """Return the memory maps of a shard after checking dtypes, shapes and values."""
     start, layout = tensor_layout(path)
+    try:  # one map per shard: every map holds a file open
+        whole = np.memmap(path, np.uint8, "r")
+    except OSError as error:
+        raise ReflowError(f"{path} cannot be mapped: {error.strerror or error}") from error
     shapes = {"noise": (count, *event), "image": (count, *event)}
     if labelled:
         shapes["label"] = (count,)
@@ -161,10 +153,10 @@ def _map_shard(path: Path, event: tuple[int, ...], count: int, labelled: bool) -
         entry = layout.get(name, {})
         if tuple(entry.get("shape", ())) != shape or entry.get("dtype") not in DTYPES:
             raise damaged(path, f"its {name} is not of shape {shape}")
-        offset = start + entry["data_offsets"][0]
+        begin, end = (start + offset for offset in entry["data_offsets"])
         try:
-            array = np.memmap(path, DTYPES[entry["dtype"]], "r", offset, shape)
-        except (OSError, ValueError) as error:
+            array = whole[begin:end].view(DTYPES[entry["dtype"]]).reshape(shape)
+        except ValueError as error:
             raise damaged(path, "it is cut short") from error
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise damaged(path, f"its {name} holds NaN or infinity")

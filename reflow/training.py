@@ -18,6 +18,10 @@ from typing import Any
 import torch
 
 from reflow.artifacts import (
+    LOG,
+    MODEL,
+    PREVIEW,
+    STATE,
     Header,
     damaged,
     read_artifact,
@@ -30,13 +34,11 @@ from reflow.couplings import Coupling
 from reflow.errors import Interrupted, ReflowError
 from reflow.fit import Fit
 from reflow.flow import Objective
-from reflow.models import FILE, Model
+from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
 from reflow.reporting.preview import preview
 from reflow.reporting.progress import Meter, say
 from reflow.workspace import require_same
-
-STATE, LOG, PREVIEW = "state.safetensors", "log.jsonl", "samples.png"
 
 
 @dataclass
@@ -65,15 +67,15 @@ def watching_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def finished(out: Path, wanted: Header, sections: tuple[str, ...]) -> bool:
+def finished(out: Path, wanted: Header) -> bool:
     """Return whether `out` holds the complete model that is wanted, and say so.
 
     Raises ReflowError when what stands there, complete or not, was made with other settings.
     """
-    if not (out / FILE).exists():
+    if not (out / MODEL).exists():
         return False
-    found, _ = read_artifact(out / FILE, "model")
-    require_same(out / FILE, found, wanted, sections)
+    found, _ = read_artifact(out / MODEL, "model")
+    require_same(out / MODEL, found, wanted)
     say(f"{out} is complete; nothing to do (--fresh trains anew)")
     return True
 
@@ -103,7 +105,7 @@ class _Session:
         """Write the averaged model: the stage is complete."""
         self.save()
         self.show()
-        write_artifact(self.out / FILE, self.fit.average.state_dict(), self.header)
+        write_artifact(self.out / MODEL, self.fit.average.state_dict(), self.header)
 
     def run(self, log: "_Log") -> None:
         """Take the steps that are left."""
@@ -134,7 +136,6 @@ def train_model(
     *,
     out: Path,
     header: Header,
-    sections: tuple[str, ...],
     device: torch.device,
 ) -> None:
     """Train the network as its header says, from its state if there is one, and write the model.
@@ -153,7 +154,7 @@ def train_model(
         stream=f"{header.stage} {header.rectification}",
         device=device,
     )
-    _resume(fit, out, header, sections)
+    _resume(fit, out, header)
     log = _Log(out / LOG, fit.step)
     session = _Session(fit, out, header, Model(average, header, digest=""))
     session.run(log)
@@ -161,13 +162,13 @@ def train_model(
     say(f"{out}: {settings.steps} steps in {log.seconds():.0f} s; the model is complete")
 
 
-def _resume(fit: Fit, out: Path, header: Header, sections: tuple[str, ...]) -> None:
+def _resume(fit: Fit, out: Path, header: Header) -> None:
     """Restore the state in `out`, if there is one."""
     path = out / STATE
     if not path.exists():
         return
     found, tensors = read_artifact(path, "state")
-    require_same(path, replace(found, kind="model"), header, sections)
+    require_same(path, replace(found, kind="model"), header)
     try:
         fit.restore(tensors, found.facts["step"])
     except (KeyError, RuntimeError) as error:

@@ -6,23 +6,32 @@ ends.
 
 import contextlib
 import fcntl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from reflow.artifacts import UNFINISHED, Header, writing
+from reflow.artifacts import LOG, MODEL, PAIRS, PREVIEW, SHARDS, STATE, Header, leftovers, writing
 from reflow.errors import ReflowError
 
 LOCK = ".lock"
-OURS = ("model.safetensors", "state.safetensors", "log.jsonl", "samples.png", "pairs.json")
+OURS = {"model": (MODEL, STATE, LOG, PREVIEW), "pairs": (PAIRS, SHARDS)}
 
 
 @contextlib.contextmanager
-def claim(directory: Path, *, fresh: bool) -> Iterator[None]:
+def claim(
+    directory: Path, kind: Literal["model", "pairs"], *, inputs: Sequence[Path] = (), fresh: bool
+) -> Iterator[None]:
     """Create the directory and hold it until the block ends; `fresh` removes what a stage left.
 
-    Raises ReflowError when it cannot be written or another process holds it.
+    Raises ReflowError when it cannot be written, another process holds it, it is one of the inputs or
+    holds an artifact of another kind.
     """
+    for path in inputs:
+        if directory.resolve() == (path if path.is_dir() else path.parent).resolve():
+            raise ReflowError(f"--out {directory} is where {path} comes from; give another --out")
+    other, names = ("pairs", (PAIRS, SHARDS)) if kind == "model" else ("a model", (MODEL, STATE))
+    if any(True for name in names for _ in directory.glob(name)):
+        raise ReflowError(f"--out {directory} holds {other}, not {kind}; give another --out")
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / LOCK).open("w")
@@ -33,27 +42,20 @@ def claim(directory: Path, *, fresh: bool) -> Iterator[None]:
             raise ReflowError(
                 f"{directory} is being written by another reflow; wait for it, or give another --out"
             ) from error
-        for leftover in directory.glob(f"*{UNFINISHED}"):
+        for leftover in leftovers(directory):
             leftover.unlink()
         if fresh:
-            for name in OURS:
-                (directory / name).unlink(missing_ok=True)
-            for shard in directory.glob("pairs-*-of-*.safetensors"):
-                shard.unlink()
+            for name in OURS[kind]:
+                for path in directory.glob(name):
+                    path.unlink()
         yield
 
 
-def require_same(path: Path, found: Header, wanted: Header, sections: Iterable[str]) -> None:
-    """Refuse to go on when what stands at `path` was made with other settings or parents.
-
-    `sections` are the parts of the recipe that the stage depends on.
-    """
+def require_same(path: Path, found: Header, wanted: Header) -> None:
+    """Refuse to go on when what stands at `path` was made with other settings or parents."""
     differences = [
         f"{name} is {before} there and {now} now"
-        for section in sections
-        for name, before, now in _differences(
-            section, found.recipe.get(section), wanted.recipe.get(section)
-        )
+        for name, before, now in _differences("", found.recipe, wanted.recipe)
     ]
     for what in ("kind", "stage", "rectification"):
         if getattr(found, what) != getattr(wanted, what):
@@ -71,6 +73,7 @@ def require_same(path: Path, found: Header, wanted: Header, sections: Iterable[s
 def _differences(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before | now):
-            yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(inner, before.get(key), now.get(key))
     elif before != now:
         yield name, before, now

@@ -1,6 +1,8 @@
 """Artifacts: whole or absent, equal bytes for equal inputs, checked on reading, readable for ever."""
 
 import json
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +78,27 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "m"
     write_atomically(path, b"old")
-    beside = tmp_path / "m.part"
-    beside.mkdir()  # in the way of the temporary file
+    (tmp_path / f".m.{os.getpid()}.part").mkdir()  # in the way of the temporary file
     with pytest.raises(ReflowError, match="cannot be written"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_many_shards_open_with_few_files(tmp_path: Path) -> None:
+    header = Header("pairs", "couple", 1, {}, {}, {"event": [1, 4, 4], "classes": 9})
+    shards = []
+    for number in range(60):
+        name = f"pairs-{number:05d}-of-00060.safetensors"
+        digest = write_shard(tmp_path / name, pair(2, offset=number), header)
+        shards.append({"file": name, "count": 2, "sha256": digest})
+    write_index(tmp_path, header, shards)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 70, hard))  # one file per shard, and some
+    try:
+        assert len(open_pairs(tmp_path)) == 120
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def pair(n: int, offset: int = 0) -> Pair:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,25 @@ def test_chain_runs_on_points(reflow: Command, tmp_path: Path) -> None:
         assert answer.code == 0, (command, answer.err)
     assert np.load(tmp_path / "points.npz")["samples"].shape == (5, 2)
     assert "Trajectories" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("dimension", [1, 5])
+def test_vectors_of_any_dimension_train(reflow: Command, tmp_path: Path, dimension: int) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "v.npz", samples=rng.standard_normal((60, dimension)).astype(np.float32))
+    quick = ("--set", "train.steps=5", "--set", "model.width=8")
+    answer = reflow("train", "gaussians", "--data", tmp_path / "v.npz", "--out", tmp_path / "b", *quick)
+    assert answer.code == 0, answer.err
+    assert load_model(tmp_path / "b").event == (dimension,)
+
+
+def test_make_names_the_folders_of_every_round() -> None:
+    root = TINY.parent.parent
+    command = ["make", "-n", "all", "ROUNDS=2", "RUN=runs/none"]
+    plan = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert not plan.stderr
+    assert "--pairs runs/none/pairs-2 --init runs/none/reflow --out runs/none/reflow-2" in plan.stdout
+    assert "distill runs/none/reflow-2 --pairs runs/none/pairs-2" in plan.stdout
 
 
 def test_complete_stages_say_so_and_change_nothing(reflow: Command, chain: Path) -> None:

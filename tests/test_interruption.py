@@ -76,9 +76,8 @@ def test_the_same_commands_give_byte_equal_artifacts(reflow: Command, chain: Pat
 def test_a_signal_saves_the_state_and_names_the_command_that_goes_on(
     tmp_path: Path, number: int, code: int
 ) -> None:
-    job = start(
-        "train", TINY, "--out", tmp_path / "base", "--set", "train.steps=100000", stderr=subprocess.PIPE
-    )
+    arguments = ("train", TINY, "--out", tmp_path / "base", "--set", "train.steps=100000", "--fresh")
+    job = start(*arguments, stderr=subprocess.PIPE)
     while not (tmp_path / "base" / "state.safetensors").exists():
         assert job.poll() is None
         time.sleep(0.02)
@@ -88,6 +87,7 @@ def test_a_signal_saves_the_state_and_names_the_command_that_goes_on(
     last = err.splitlines()[-1]
     assert "the state is saved" in last
     assert f"reflow train {TINY} --out" in last
+    assert "--fresh" not in last  # it would discard what was saved
     assert not (tmp_path / "base" / "model.safetensors").exists()
 
 

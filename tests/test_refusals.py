@@ -138,7 +138,7 @@ def test_students_draw_in_their_own_steps_only(reflow: Command, run: Path) -> No
 
 
 def test_two_commands_do_not_write_one_directory(reflow: Command, tmp_path: Path) -> None:
-    with claim(tmp_path / "base", fresh=False):
+    with claim(tmp_path / "base", "model", fresh=False):
         line = one_line(reflow("train", TINY, "--out", tmp_path / "base"))
     assert "being written by another reflow" in line
 
@@ -217,6 +217,7 @@ def test_unknown_recipes_and_devices(reflow: Command, tmp_path: Path) -> None:
     assert "digits, gaussians" in one_line(reflow("train", "digitz", "--out", tmp_path / "x"))
     line = one_line(reflow("train", TINY, "--out", tmp_path / "x", "--device", "cuda:77"))
     assert "--device cuda:77" in line
+    one_line(reflow("train", TINY, "--out", tmp_path / "x", "--device", "gpu"), code=2)
     line = one_line(reflow("train", tmp_path / "no.toml", "--out", tmp_path / "x"))
     assert "cannot be read" in line
     (tmp_path / "bad.toml").write_text("[train\n")
@@ -265,8 +266,75 @@ def test_a_diverging_loss_stops_with_the_last_good_state(reflow: Command, tmp_pa
 
 def test_the_wrong_data_for_a_model(reflow: Command, run: Path) -> None:
     line = one_line(reflow("evaluate", run / "base", "--data", "two-moons", "--out", run / "e.json"))
-    assert "(1, 8, 8)" in line
+    assert "is not the data that the model was trained on" in line
     assert not (run / "e.json").exists()
+
+
+def test_models_of_another_split_are_not_compared(reflow: Command, run: Path) -> None:
+    assert reflow("train", TINY, "--out", run / "other", "--set", "data.held_out=0.5").code == 0
+    line = one_line(reflow("evaluate", run / "base", run / "other", "--out", run / "e.json"))
+    assert "other data, split or classes" in line
+
+
+def test_the_seed_of_an_evaluation_leaves_the_held_out_data_alone(reflow: Command, run: Path) -> None:
+    found = []
+    for seed in (0, 1):
+        out = run / f"{seed}.json"
+        assert reflow("evaluate", run / "distill", "--out", out, "--seed", seed).code == 0
+        found.append(json.loads(out.read_text()))
+    assert found[0]["data"] == found[1]["data"]
+    assert found[0]["models"][0]["figures"] != found[1]["models"][0]["figures"]
+
+
+def test_outputs_never_fall_on_inputs_or_other_artifacts(reflow: Command, run: Path) -> None:
+    before = digests(run)
+    pairs, base = run / "pairs", run / "base"
+    for arguments in (
+        ("couple", base, "--out", base, "--fresh"),
+        ("couple", run / "reflow", "--out", base),
+        ("train", "--pairs", pairs, "--init", base, "--out", pairs, "--fresh"),
+        ("train", "--pairs", pairs, "--init", base, "--out", base, "--fresh"),
+        ("train", TINY, "--out", pairs, "--fresh"),
+        ("sample", base, "--out", base / "model.safetensors"),
+        ("sample", base, "--out", base),
+    ):
+        one_line(reflow(*arguments))
+    assert digests(run) == before
+
+
+def test_files_of_others_survive(reflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "movie.part").write_text("not ours")
+    (tmp_path / "folder.part").mkdir()
+    assert reflow("train", TINY, "--out", tmp_path, "--fresh").code == 0
+    assert (tmp_path / "movie.part").read_text() == "not ours"
+
+
+def test_shards_of_another_count_are_refused(reflow: Command, run: Path) -> None:
+    (run / "pairs" / "pairs.json").unlink()
+    line = one_line(reflow("couple", run / "base", "--out", run / "pairs", "--count", 100))
+    assert "another --count" in line
+
+
+def test_settings_that_would_do_nothing_are_refused(reflow: Command, run: Path) -> None:
+    arguments = ("distill", run / "reflow", "--pairs", run / "pairs", "--out", run / "x")
+    line = one_line(reflow(*arguments, "--set", "model.sigma_data=3.0"))
+    assert "[model] stays as it is" in line
+    line = one_line(reflow("train", TINY, "--out", run / "base", "--set", "distill.steps=7"))
+    assert "distill.steps is 20" in line
+
+
+@pytest.mark.parametrize("facts", ['{"classes": null}', '{"event": null, "classes": null}', "[]"])
+def test_an_incomplete_index_is_damaged(reflow: Command, run: Path, facts: str) -> None:
+    path = run / "pairs" / "pairs.json"
+    content = json.loads(path.read_text()) | {"facts": json.loads(facts)}
+    path.write_text(json.dumps(content))
+    assert "is damaged" in one_line(again(reflow, run))
+
+
+def test_a_foreign_evaluation_is_not_reported(reflow: Command, run: Path) -> None:
+    for text in ("{}", "[]", "x"):
+        (run / "evaluation.json").write_text(text)
+        assert "evaluation.json" in one_line(reflow("report", run, "--out", run / "r.html"))
 
 
 def test_a_report_without_a_run(reflow: Command, tmp_path: Path) -> None:

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow.artifacts import Header, damaged, file_digest, read_artifact
+from reflow.artifacts import MODEL, STATE, Header, damaged, file_digest, read_artifact
 from reflow.config import MlpSettings, UnetSettings, parse_recipe
 from reflow.errors import ReflowError
 from reflow.models.mlp import Mlp
 from reflow.models.preconditioning import Preconditioned
 from reflow.models.unet import Unet
-
-FILE = "model.safetensors"
 
 
 class Model(nn.Module):
@@ -114,8 +112,8 @@ def load_model(path: str | Path) -> Model:
     try:
         net = build(recipe.model, tuple(facts["event"]), facts["classes"])
         facts["student_steps"]
-    except KeyError as error:
-        raise damaged(path, f"its facts have no {error}") from error
+    except (KeyError, TypeError) as error:
+        raise damaged(path, f"its facts are not a model's ({error})") from error
     load_weights(net, tensors, path)
     return Model(net, header, file_digest(path)).eval().requires_grad_(False)
 
@@ -125,15 +123,15 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise damaged(path, f"its weights do not fit its recipe ({reason})") from error
+        reason = str(error).splitlines()[1].strip()[:100]
+        raise damaged(path, f"its weights do not fit its recipe ({reason} ...)") from error
 
 
 def model_file(path: Path) -> Path:
     """Return the model's file for a file or a directory."""
     if not path.is_dir():
         return path
-    file = path / FILE
-    if not file.exists() and (path / "state.safetensors").exists():
+    file = path / MODEL
+    if not file.exists() and (path / STATE).exists():
         raise ReflowError(f"{path} holds an unfinished model; give its command again to finish it")
     return file

@@ -2,7 +2,7 @@
 
 Residual blocks of two 3 x 3 convolutions with scale and shift from the time features, self-attention
 at chosen resolutions, strided convolutions down, nearest-neighbour up, and skip connections joined by
-concatenation. The network keeps whatever memory format x has.
+concatenation. Its weights, and so its features, are channels_last.
 """
 
 import torch

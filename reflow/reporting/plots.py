@@ -32,9 +32,18 @@ STYLE: Any = {
 
 
 def scatter(points: Tensor, colour: str = GENERATED) -> bytes:
-    """Return a PNG of points in the plane."""
+    """Return a PNG of vectors (N, D): a histogram for D = 1, else the first two coordinates."""
     figure = Figure(figsize=(3.4, 3.4), layout="constrained")
-    axes = _plane(figure)
+    dimension = points.shape[1]
+    if dimension == 1:
+        axes = figure.add_subplot()
+        axes.hist(points[:, 0].numpy(), bins=60, color=colour)
+        return to_png(figure)
+    if dimension == 2:
+        axes = _plane(figure)
+    else:
+        axes = figure.add_subplot()
+        axes.set(xlabel=f"coordinate 1 of {dimension}", ylabel="coordinate 2")
     axes.scatter(points[:, 0], points[:, 1], s=2, color=colour, linewidths=0)
     return to_png(figure)
 

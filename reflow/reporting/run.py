@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflow.artifacts import Header, file_digest, read_header
+from reflow.artifacts import LOG, MODEL, PAIRS, Header, file_digest, read_header
 from reflow.errors import ReflowError
-from reflow.pairs import INDEX, read_index
+from reflow.pairs import read_index
 
-MODEL, LOG, EVALUATION = "model.safetensors", "log.jsonl", "evaluation.json"
+EVALUATION, SCHEMA = "evaluation.json", 1
 ORDER = ("train", "couple", "reflow", "distill")
 
 
@@ -72,8 +72,8 @@ def open_run(folder: Path) -> Run:
 def _entry(folder: Path) -> Entry | None:
     if (folder / MODEL).exists():
         path, header = folder / MODEL, read_header(folder / MODEL, "model")
-    elif (folder / INDEX).exists():
-        path = folder / INDEX
+    elif (folder / PAIRS).exists():
+        path = folder / PAIRS
         header, _ = read_index(path)
     else:
         return None
@@ -97,4 +97,6 @@ def _evaluation(path: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ReflowError(f"{path} is not JSON; make it anew with reflow evaluate") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise ReflowError(f"{path} is no evaluation of schema {SCHEMA}; make it with reflow evaluate")
     return content

@@ -6,20 +6,19 @@ from typing import Any
 
 import torch
 
-from reflow.artifacts import Header, file_digest, read_artifact
+from reflow.artifacts import PAIRS, SHARDS, Header, file_digest, read_artifact
 from reflow.config import CoupleSettings
 from reflow.devices import choose_device
-from reflow.errors import Interrupted
+from reflow.errors import Interrupted, ReflowError
 from reflow.flow import Pair
 from reflow.generation import generate
 from reflow.lineage import recipe_of, require_velocity_field
 from reflow.models import Model, load_model
-from reflow.pairs import INDEX, open_pairs, read_index, shard_name, write_index, write_shard
+from reflow.pairs import open_pairs, read_index, shard_name, write_index, write_shard
 from reflow.reporting.progress import Meter, say
 from reflow.training import Stop, watching_signals
 from reflow.workspace import claim, require_same
 
-SECTIONS = ("seed", "couple")
 STREAM = "couple"
 
 
@@ -37,10 +36,10 @@ def run(model_path: Path, overrides: list[str], *, out: Path, device: str, fresh
         parents={"model": model.digest},
         facts={"event": list(model.event), "classes": model.classes},
     )
-    with claim(out, fresh=fresh):
-        if (out / INDEX).exists():
-            found, _ = read_index(out / INDEX)
-            require_same(out / INDEX, found, header, SECTIONS)
+    with claim(out, "pairs", inputs=(model_path,), fresh=fresh):
+        if (out / PAIRS).exists():
+            found, _ = read_index(out / PAIRS)
+            require_same(out / PAIRS, found, header)
             open_pairs(out)
             say(f"{out} is complete; nothing to do (--fresh makes it anew)")
             return
@@ -69,13 +68,19 @@ class _Job:
         """Write the shards that are not there yet; return what the index says of each."""
         total, size = self.settings.count, self.settings.shard
         starts = range(0, total, size)
+        names = {shard_name(number, len(starts)) for number in range(len(starts))}
+        if strangers := {path.name for path in self.out.glob(SHARDS)} - names:
+            raise ReflowError(
+                f"{self.out / min(strangers)} belongs to pairs of another --count or couple.shard; "
+                "give another --out, or --fresh to discard them"
+            )
         entries = []
         with watching_signals() as stop, Meter("couple", total, "pairs") as meter:
             for number, first in enumerate(starts):
                 path = self.out / shard_name(number, len(starts))
                 if path.exists():
                     found, _ = read_artifact(path, "pairs")
-                    require_same(path, found, self.header, SECTIONS)
+                    require_same(path, found, self.header)
                     facts = found.facts
                     meter.update(first + facts["count"])
                 else:

@@ -14,8 +14,6 @@ from reflow.pairs import open_pairs
 from reflow.training import finished, train_model
 from reflow.workspace import claim
 
-SECTIONS = ("seed", "model", "distill")
-
 
 def run(
     model: Path, pairs_path: Path, overrides: list[str], *, out: Path, device: str, fresh: bool
@@ -27,7 +25,7 @@ def run(
     recipe = recipe_of(teacher, overrides)
     settings = recipe.distill
     pairs = open_pairs(pairs_path)
-    require_related(teacher, model, pairs, pairs_path)
+    require_related(teacher, model, pairs, pairs_path, or_learnt=True)
     header = Header(
         kind="model",
         stage="distill",
@@ -41,8 +39,8 @@ def run(
             "training_samples": len(pairs),
         },
     )
-    with claim(out, fresh=fresh):
-        if not finished(out, header, SECTIONS):
+    with claim(out, "model", inputs=(model, pairs_path), fresh=fresh):
+        if not finished(out, header):
             train_model(
                 copy_of(teacher, recipe.model),
                 Stored(pairs, draw_seed(recipe.seed, "pairs")),
@@ -50,6 +48,5 @@ def run(
                 settings,
                 out=out,
                 header=header,
-                sections=SECTIONS,
                 device=where,
             )

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reflow.artifacts import write_atomically
-from reflow.config import EvaluateSettings, Recipe, SolverSettings, override
+from reflow.artifacts import prepare, write_atomically
+from reflow.config import EvaluateSettings, Recipe, SolverSettings, with_source
 from reflow.data import DataSet, open_data, split
 from reflow.devices import choose_device
 from reflow.errors import ReflowError
@@ -63,14 +63,16 @@ def run(
 ) -> dict[str, Any]:
     """Evaluate the models, write the JSON to `out` and return it."""
     where = choose_device(device)
+    prepare(out)
     models = [load_model(path).to(where) for path in paths]
     recipe = recipe_of(models[0], overrides)
     if source is not None:
-        recipe = override(recipe, [f"data.source={json.dumps(source)}"])
+        recipe = with_source(recipe, source)
     settings = recipe.evaluate
     for path, model in zip(paths, models, strict=True):
-        if (model.event, model.classes) != (models[0].event, models[0].classes):
-            raise ReflowError(f"{path} works on {model.event}, but {paths[0]} on {models[0].event}")
+        if _split_of(model) != _split_of(models[0]):
+            raise ReflowError(f"{path} and {paths[0]} were trained on other data, split or classes")
+        _methods(model, settings)  # refuse what cannot be done before the work begins
     training, held_out = _real_data(recipe, models[0])
     yardstick = _yardstick(recipe, training, held_out)
     real, _ = training.take(_spread(len(training), min(settings.samples, len(training))))
@@ -120,16 +122,24 @@ def to_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _split_of(model: Model) -> tuple[Any, ...]:
+    """Return what decides which samples are held out, and what is generated."""
+    return model.header.facts["split"], model.event, model.classes
+
+
 def _real_data(recipe: Recipe, model: Model) -> tuple[DataSet, DataSet]:
-    """Return training and held-out data as the base model's training split them."""
-    data = open_data(recipe.data, recipe.seed)
-    if data.event != model.event:
-        raise ReflowError(f"the data has samples of {data.event}, but the model works on {model.event}")
-    if model.classes is not None and len(data.class_names) != model.classes:
+    """Return training and held-out data as the base model's training split them.
+
+    Raises ReflowError for other data: nobody could tell which of its samples the model has seen.
+    """
+    how = model.header.facts["split"]
+    data = open_data(recipe.data, how["seed"])
+    if data.digest() != how["data"]:
         raise ReflowError(
-            f"the data has {len(data.class_names)} classes, but the model has {model.classes}"
+            f"--data {recipe.data.source} is not the data that the model was trained on "
+            f"(samples of {data.event}, the model works on {model.event}); give that data"
         )
-    return split(data, recipe.data.held_out, recipe.seed)
+    return split(data, how["held_out"], how["seed"])
 
 
 def _yardstick(recipe: Recipe, training: DataSet, held_out: DataSet) -> _Yardstick:
@@ -210,16 +220,20 @@ def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
 def _straightness(model: Model, recipe: Recipe, where: torch.device) -> float:
     """Return the mean over trajectories, each per dimension."""
     settings = recipe.evaluate
-    indices = range(settings.straightness_samples)
-    x0 = noise(recipe.seed, STREAM, indices, model.event).to(where)
-    label = balanced_labels(indices, model.classes)
-    values = straightness(
-        model,
-        x0,
-        tolerance=settings.straightness_tolerance,
-        label=None if label is None else label.to(where),
-    )
-    return float(values.mean())
+    values = []
+    for start in range(0, settings.straightness_samples, settings.batch):
+        indices = range(start, min(start + settings.batch, settings.straightness_samples))
+        x0 = noise(recipe.seed, STREAM, indices, model.event).to(where)
+        label = balanced_labels(indices, model.classes)
+        values.append(
+            straightness(
+                model,
+                x0,
+                tolerance=settings.straightness_tolerance,
+                label=None if label is None else label.to(where),
+            )
+        )
+    return float(torch.cat(values).mean())
 
 
 def _spread(available: int, wanted: int) -> NDArray[np.int64]:

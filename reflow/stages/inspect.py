@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reflow.artifacts import Header, file_digest, read_artifact, read_header
+from reflow.artifacts import MODEL, PAIRS, STATE, Header, file_digest, read_artifact, read_header
 from reflow.config import Recipe, built_in_recipes, read_recipe, settings_table
 from reflow.errors import ReflowError
-from reflow.pairs import INDEX, open_pairs
+from reflow.pairs import open_pairs
 from reflow.reporting.run import open_run
 
-MODEL, STATE = "model.safetensors", "state.safetensors"
 SCHEMA = 1  # of the JSON
 
 
@@ -35,7 +34,7 @@ def _inspect(path: Path) -> list[dict[str, Any]]:
             f"{path} does not exist, and no recipe is called so; "
             f"recipes are {', '.join(built_in_recipes())}"
         )
-    if path.is_dir() and (path / INDEX).exists():
+    if path.is_dir() and (path / PAIRS).exists():
         pairs = open_pairs(path)
         return [_describe(path, pairs.header, pairs.digest)]
     if path.is_dir() and (path / MODEL).exists():
@@ -44,7 +43,7 @@ def _inspect(path: Path) -> list[dict[str, Any]]:
         return _inspect(path / STATE)
     if path.is_dir():
         return [entry for part in open_run(path).entries for entry in _inspect(part.folder)]
-    if path.name == INDEX:
+    if path.name == PAIRS:
         return _inspect(path.parent)
     header, _ = read_artifact(path, read_header(path).kind)
     return [_describe(path, header, file_digest(path))]

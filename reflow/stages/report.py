@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reflow.artifacts import write_atomically
+from reflow.artifacts import prepare, write_atomically
 from reflow.config import SolverSettings, parse_recipe, settings_table
 from reflow.data import open_data, split
 from reflow.devices import choose_device
@@ -28,10 +28,11 @@ PATHS, PATH_TIMES, PATH_TOLERANCE = 150, 60, 1e-3  # of the trajectories drawn
 def run(folder: Path, *, out: Path, device: str) -> None:
     """Write the page about the run in `folder` to `out`."""
     where = choose_device(device)
+    prepare(out)
     contents = open_run(folder)
     models = {entry.name: load_model(entry.folder).to(where) for entry in contents.models()}
     real = _real(contents)
-    planar = real is not None and real.ndim == 2
+    planar = real is not None and real.ndim == 2 and real.shape[1] == 2
     page = render(
         contents,
         panels=_panels(contents, models, real, where),
@@ -44,10 +45,12 @@ def run(folder: Path, *, out: Path, device: str) -> None:
 
 def _real(contents: Run) -> Tensor | None:
     """Return held-out samples to show, or None when the data was files of the user's own."""
-    recipe = parse_recipe(contents.entries[0].header.recipe)
+    header = contents.models()[0].header
+    recipe = parse_recipe(header.recipe)
     if recipe.data.source == "files":
         return None
-    _, held_out = split(open_data(recipe.data, recipe.seed), recipe.data.held_out, recipe.seed)
+    how = header.facts["split"]
+    _, held_out = split(open_data(recipe.data, how["seed"]), how["held_out"], how["seed"])
     count = min(len(held_out), IMAGES if len(held_out.event) == 3 else POINTS)
     samples, _ = held_out.take(torch.arange(count).numpy())
     return samples

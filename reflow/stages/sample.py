@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reflow.artifacts import Header, write_artifact, write_atomically, writing
+from reflow.artifacts import Header, prepare, read_header, write_artifact, write_atomically, writing
 from reflow.config import SolverSettings
 from reflow.devices import choose_device
 from reflow.errors import ReflowError, UsageError
@@ -41,6 +41,7 @@ def run(
     where = choose_device(device)
     if out.suffix and out.suffix not in WRITERS and not out.is_dir():
         raise UsageError(f"--out {out}: use {FORMATS}")
+    _require_free(out)
     model = load_model(path).to(where)
     method = _method(model, nfe, tolerance, solver)
     labels = None if label is None else _labels(model, label, count)
@@ -64,11 +65,20 @@ def run(
         torch.cat([pair.x1 for pair in pairs]),
         torch.cat([p.label for p in pairs if p.label is not None]) if model.classes else None,
     )
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
     WRITERS.get(out.suffix, _write_folder)(out, whole, model)
     nfe_mean = float(torch.cat(evaluations).double().mean())
     say(f"{out}: {count} samples, NFE {nfe_mean:.4g} ({method.solver})")
+
+
+def _require_free(out: Path) -> None:
+    """Refuse to write over a model or among the files of a folder."""
+    if out.is_dir():
+        if any(out.iterdir()):
+            raise ReflowError(f"--out {out} is a folder with files in it; give a new one")
+    elif out.suffix == ".safetensors" and out.exists() and read_header(out).stage != "sample":
+        raise ReflowError(f"--out {out} is an artifact of another stage; give another name")
+    else:
+        prepare(out)
 
 
 def _method(model: Model, nfe: int | None, tolerance: float | None, solver: str | None) -> SolverSettings:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from reflow.artifacts import Header
-from reflow.config import Recipe, VelocityFitSettings
+from reflow.config import Recipe, VelocityFitSettings, with_source
 from reflow.couplings import Independent, Stored
 from reflow.data import BUILT_IN, DataSet, open_data, split
 from reflow.devices import choose_device
@@ -20,15 +20,13 @@ from reflow.times import LAWS, stratified
 from reflow.training import finished, train_model
 from reflow.workspace import claim
 
-BASE_SECTIONS = ("seed", "data", "model", "train")
-REFLOW_SECTIONS = ("seed", "model", "reflow")
-
 
 def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
     """Train the base model of a recipe into `out`."""
     where = choose_device(device)
     data = _data(recipe)
     classes = len(data.class_names) if recipe.data.labels else None
+    digest = data.digest()
     training, held_out = split(data, recipe.data.held_out, recipe.seed)
     torch.manual_seed(draw_seed(recipe.seed, "weights"))
     net = build(recipe.model, data.event, classes)
@@ -37,7 +35,7 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
         stage="train",
         rectification=1,
         recipe=_portable(recipe).model_dump(mode="json"),
-        parents={"data": data.digest()},
+        parents={"data": digest},
         facts={
             "event": list(data.event),
             "classes": classes,
@@ -46,6 +44,7 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
             "student_steps": None,
             "training_samples": len(training),
             "held_out_samples": len(held_out),
+            "split": {"data": digest, "seed": recipe.seed, "held_out": recipe.data.held_out},
         },
     )
     coupling = Independent(
@@ -53,8 +52,8 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
         draw_seed(recipe.seed, "data"),
         flip=recipe.data.flip,
     )
-    with claim(out, fresh=fresh):
-        if not finished(out, header, BASE_SECTIONS):
+    with claim(out, "model", fresh=fresh):
+        if not finished(out, header):
             train_model(
                 net,
                 coupling,
@@ -62,7 +61,6 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
                 recipe.train,
                 out=out,
                 header=header,
-                sections=BASE_SECTIONS,
                 device=where,
             )
 
@@ -76,7 +74,7 @@ def run_reflow(
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
     pairs = open_pairs(pairs_path)
-    require_related(teacher, init, pairs, pairs_path)
+    require_related(teacher, init, pairs, pairs_path, or_learnt=False)
     header = Header(
         kind="model",
         stage="reflow",
@@ -85,8 +83,8 @@ def run_reflow(
         parents={"init": teacher.digest, "pairs": pairs.digest},
         facts=teacher.header.facts | {"steps": recipe.reflow.steps, "training_samples": len(pairs)},
     )
-    with claim(out, fresh=fresh):
-        if not finished(out, header, REFLOW_SECTIONS):
+    with claim(out, "model", inputs=(init, pairs_path), fresh=fresh):
+        if not finished(out, header):
             train_model(
                 copy_of(teacher, recipe.model),
                 Stored(pairs, draw_seed(recipe.seed, "pairs")),
@@ -94,7 +92,6 @@ def run_reflow(
                 recipe.reflow,
                 out=out,
                 header=header,
-                sections=REFLOW_SECTIONS,
                 device=where,
             )
 
@@ -119,6 +116,4 @@ def _data(recipe: Recipe) -> DataSet:
 
 def _portable(recipe: Recipe) -> Recipe:
     """Return the recipe for a header: a path of the user's own becomes 'files'."""
-    if recipe.data.source in BUILT_IN:
-        return recipe
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": "files"})})
+    return recipe if recipe.data.source in BUILT_IN else with_source(recipe, "files")
