@@ -1,5 +1,6 @@
 """`python -m reflow` and the console script: exit codes and one-line errors."""
 
+import os
 import shlex
 import signal
 import sys
@@ -13,6 +14,8 @@ DEBUG = "--debug"
 
 def main() -> None:
     """Run the command line: 0 done, 1 failed, 2 wrong usage, 128 + n stopped by signal n."""
+    # Threads of torch that spin while they wait lose ten times when another program is running.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = DEBUG in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != DEBUG]
     for number in (signal.SIGINT, signal.SIGTERM):
