@@ -26,7 +26,7 @@ models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RU
 .DELETE_ON_ERROR:
 
 all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 5 minutes on 2 cores)
-	@echo "$(RUN) is complete: open $(RUN)/report.html"
+	@echo "$(RUN) is complete: open $(RUN)/report.html (for other settings give another RUN=)"
 
 setup: $(READY) ## create .venv and install what we test with
 
@@ -47,6 +47,7 @@ clean: ## remove .venv, caches and runs/
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@sed -n 's/^# *\(.*=.*\)/variables: \1/p' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
