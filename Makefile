@@ -1,10 +1,11 @@
 # The pipeline as file targets: an interrupted `make all` goes on where it stopped.
 #   RECIPE=digits|gaussians|path.toml   RUN=runs/NAME   DATA=own images   SET="section.key=value ..."
-#   ROUNDS=1 (reflow rounds)   DEVICE=auto|cpu|cuda
+#   ROUNDS=1 (reflow rounds)   DEVICE=auto|cpu|cuda   SAMPLES=2000 (of make bench)
 RECIPE ?= digits
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 ROUNDS ?= 1
 DEVICE ?= auto
+SAMPLES ?= 2000
 DATA ?=
 SET ?=
 PYTHON ?= python3
@@ -12,6 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 REFLOW := $(VENV)/bin/reflow
 READY := $(VENV)/ready
+BENCH := .venv-bench
 OPTIONS := --device $(DEVICE) $(foreach setting,$(SET),--set '$(setting)')
 SOURCE := $(if $(DATA),--data '$(DATA)')
 
@@ -38,11 +40,12 @@ lint: $(READY) ## check style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(RUN)/reflow/model.safetensors ## measure the solvers on a run (default: digits); see docs/benchmarks.md
+bench: $(RUN)/reflow/model.safetensors $(BENCH)/ready ## measure our solvers and others' on a run (default: digits); see docs/benchmarks.md
 	$(VENV)/bin/python benchmarks/demo.py $(RUN)
+	$(BENCH)/bin/python benchmarks/couple.py --models $(RUN)/base --samples $(SAMPLES) --out $(RUN)/benchmark.json
 
-clean: ## remove .venv, caches and runs/
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove .venv, .venv-bench, caches and runs/
+	rm -rf $(VENV) $(BENCH) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this
@@ -52,6 +55,13 @@ help: ## show this
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Our own and the peers in one pip call: constraints.txt then holds torch for all of them.
+$(BENCH)/ready: pyproject.toml constraints.txt benchmarks/constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--constraint benchmarks/constraints.txt --editable '.[bench]'
 	@touch $@
 
 $(RUN)/base/model.safetensors: | $(READY)
