@@ -11,14 +11,18 @@ sample, with everything a method does before it solves.
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, and as `reflow` itself runs
 
 import torch
 from curves import TARGETS, Curve, Point, curve_table, equal_error_table, evaluations, time_spent
@@ -32,7 +36,7 @@ from reflow.flow import VelocityField
 from reflow.noise import noise
 
 OURS = "reflow"
-TOLERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+TOLERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 ENOUGH = min(TARGETS) / 2  # a curve needs no points more accurate than this
 LIBRARIES = ("torch", "scipy", "torchdiffeq", "torchode", "flow_matching", "diffusers")
 
@@ -50,14 +54,13 @@ def in_batches(solve: Callable[[VelocityField, Tensor], Tensor]) -> Method:
 
 
 def methods(only: list[str]) -> dict[str, dict[str, Method]]:
-    """Return the settings of ours and of those peers whose name has a word of `only` (all if empty)."""
+    """Return the settings of those methods whose name has a word of `only`, of all if it is empty."""
     table: dict[str, dict[str, Method]] = {
         OURS: {f"{value:g}": partial(ours, tolerance=value) for value in TOLERANCES}
     }
     for name, settings in PEERS.items():
-        if not only or any(word in name for word in only):
-            table[name] = {setting: in_batches(solve) for setting, solve in settings.items()}
-    return table
+        table[name] = {setting: in_batches(solve) for setting, solve in settings.items()}
+    return {name: table[name] for name in table if not only or any(word in name for word in only)}
 
 
 def timed(work: Callable[[], Tensor]) -> tuple[Tensor, float]:
@@ -89,28 +92,28 @@ def measure(
     )
 
 
-def compare(
-    table: dict[str, dict[str, Method]],
-    field: VelocityField,
+def measurements(
+    table: Mapping[str, dict[str, Method]],
+    problem: Problem,
     x0: Tensor,
     truth: Tensor,
     batch: int,
     repeats: int,
-) -> dict[str, Curve]:
-    """Return a curve per method, measured in turns: coarse settings of all, then finer ones."""
-    curves: dict[str, list[Point]] = {name: [] for name in table}
+) -> Iterator[tuple[str, Point]]:
+    """Yield (name, point) of all methods in turns, each until its curve is accurate enough."""
+    done: set[str] = set()
     for name, setting, method in in_turns(table):
-        curve = curves[name]
-        if curve and curve[-1].rms < ENOUGH:
+        if name in done:
             continue
-        runs = [measure(method, setting, field, x0, truth, batch) for _ in range(repeats)]
+        runs = [measure(method, setting, problem.field, x0, truth, batch) for _ in range(repeats)]
         point = sorted(runs, key=lambda run: run.overhead)[len(runs) // 2]
-        curve.append(point)
+        if point.rms < ENOUGH:
+            done.add(name)
         say(f"{name} {setting}: {point.nfe:.1f} NFE, error {point.rms:.1e}, {point.seconds:.1f} s")
-    return curves
+        yield name, point
 
 
-def in_turns(table: dict[str, dict[str, Method]]) -> Iterator[tuple[str, str, Method]]:
+def in_turns(table: Mapping[str, dict[str, Method]]) -> Iterator[tuple[str, str, Method]]:
     """Yield (name, setting, method), the first setting of every method before the second of any."""
     for turn in range(max(map(len, table.values()))):
         for name, settings in table.items():
@@ -118,7 +121,7 @@ def in_turns(table: dict[str, dict[str, Method]]) -> Iterator[tuple[str, str, Me
                 yield name, setting, settings[setting]
 
 
-def report(problem: Problem, x0: Tensor, curves: dict[str, Curve], truth: str, batch: int) -> None:
+def report(problem: Problem, x0: Tensor, curves: Mapping[str, Curve], truth: str, batch: int) -> None:
     print(f"\n### {problem.name}: {len(x0)} samples, batches of {batch}\n\nTruth: {truth}.\n")
     print(curve_table(curves))
     for title, cost in (
@@ -129,15 +132,6 @@ def report(problem: Problem, x0: Tensor, curves: dict[str, Curve], truth: str, b
         print(equal_error_table(curves, OURS, cost))
 
 
-def raw(problem: Problem, curves: dict[str, Curve], truth: str) -> dict[str, Any]:
-    """Return one problem's numbers for JSON."""
-    return {
-        "problem": problem.name,
-        "truth": truth,
-        "curves": {name: [point._asdict() for point in curve] for name, curve in curves.items()},
-    }
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -145,7 +139,7 @@ def arguments() -> argparse.Namespace:
     add, some = parser.add_argument, partial(parser.add_argument, nargs="+", default=[])
     some("--models", type=Path, metavar="MODEL", help="trained models, as `reflow train` leaves them")
     some("--field", choices=("gaussian", "mixture"), help="fields in closed form")
-    some("--only", metavar="WORD", help="only peers with one of these words in their name")
+    some("--only", metavar="WORD", help="only methods with one of these words in their name")
     add("--samples", type=int, default=2000, help="how many noises (default 2000)")
     add("--batch", type=int, default=256, help="samples solved at once (default 256)")
     add(
@@ -156,29 +150,48 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.models and not options.field:
         parser.error("name something to solve: --models or --field")
+    if not methods(options.only):
+        parser.error(f"--only: the methods are {', '.join(methods([]))}")
     return options
+
+
+def benchmark(problem: Problem, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Measure and print one problem; return its numbers for JSON and whether it was stopped early."""
+    x0 = noise(0, "benchmark", range(options.samples), problem.event).to(choose_device(options.device))
+    truth, origin = true_ends(problem, x0, options.batch)
+    say(f"{problem.name}: the truth took {origin}")
+    table = methods(options.only)
+    curves: dict[str, list[Point]] = {name: [] for name in table}
+    stopped = False
+    try:
+        for name, point in measurements(table, problem, x0, truth, options.batch, options.repeats):
+            curves[name].append(point)
+    except KeyboardInterrupt:
+        stopped = True
+        say("stopped early: the tables hold what was measured")
+    report(problem, x0, curves, origin, options.batch)
+    numbers = {name: [point._asdict() for point in curve] for name, curve in curves.items()}
+    return {"problem": problem.name, "truth": origin, "curves": numbers}, stopped
 
 
 @torch.no_grad()
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = arguments()
     device = choose_device(options.device)
     problems = [trained(path, device) for path in options.models]
     problems += [analytic(name, device) for name in options.field]
-    table = methods(options.only)
-    results = []
+    content = {name: getattr(options, name) for name in ("samples", "batch", "repeats", "device")}
+    content["threads"] = torch.get_num_threads()
+    content["versions"] = {name: version(name) for name in LIBRARIES}
+    content["results"] = []
     for problem in problems:
-        x0 = noise(0, "benchmark", range(options.samples), problem.event).to(device)
-        truth, origin = true_ends(problem, x0, options.batch)
-        say(f"{problem.name}: the truth took {origin}")
-        curves = compare(table, problem.field, x0, truth, options.batch, options.repeats)
-        report(problem, x0, curves, origin, options.batch)
-        results.append(raw(problem, curves, origin))
-    if options.out:
-        settings = {name: getattr(options, name) for name in ("samples", "batch", "repeats", "device")}
-        versions = {name: version(name) for name in LIBRARIES}
-        content = {**settings, "threads": torch.get_num_threads(), "versions": versions, "results": results}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        numbers, stopped = benchmark(problem, options)
+        content["results"].append(numbers)
+        if options.out:
+            options.out.write_text(json.dumps(content, indent=1) + "\n")
+        if stopped:
+            raise SystemExit(130)
 
 
 def say(line: str) -> None:

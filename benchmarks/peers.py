@@ -28,7 +28,7 @@ from reflow.flow import VelocityField
 Solve = Callable[[VelocityField, Tensor], Tensor]
 Grid = Callable[[int], Tensor]  # steps -> times (steps + 1,) from 0 to 1, float64
 
-TOLERANCES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)
+TOLERANCES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6, 3e-7)
 STEPS = (8, 16, 24, 32, 48, 64, 96, 128, 192)  # of one evaluation
 DOUBLE_STEPS = (4, 8, 16, 32, 64, 128)  # of two
 
