@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from reflow.flow import Pair
 from reflow.noise import draw_seed
+from reflow.permutations import Permutation
 
 
 class Coupling(Protocol):
@@ -53,22 +54,22 @@ class Order:
         self.rows = rows
         self.seed = seed
         self._epoch = -1
-        self._permutation = np.empty(0, np.int64)
+        self._permutation: Permutation
 
     def __call__(self, first: int, n: int) -> NDArray[np.int64]:
         """Return the rows (n,) of examples first to first + n - 1."""
         examples = np.arange(first, first + n)
         epochs = examples // self.rows
         visited = np.empty(n, np.int64)
-        for epoch in np.unique(epochs):
+        for epoch in range(first // self.rows, (first + n - 1) // self.rows + 1):
             inside = epochs == epoch
-            visited[inside] = self._shuffled(int(epoch))[examples[inside] % self.rows]
+            visited[inside] = self._permutation_of(epoch)(examples[inside] % self.rows)
         return visited
 
-    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+    def _permutation_of(self, epoch: int) -> Permutation:
         if epoch != self._epoch:
             rng = np.random.Generator(np.random.Philox(draw_seed(self.seed, "order", epoch)))
-            self._epoch, self._permutation = epoch, rng.permutation(self.rows)
+            self._epoch, self._permutation = epoch, Permutation(self.rows, rng)
         return self._permutation
 
 
