@@ -153,7 +153,7 @@ class CoupleSettings(SolverSettings):
     count: Count = Field(description="number of pairs")
     batch: Count = Field(500, description="samples solved together")
     shard: Count = Field(2000, description="pairs per file")
-    image_dtype: Literal["float32", "float16"] = Field(
+    image_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="precision of the stored images; the noise is always float32"
     )
 

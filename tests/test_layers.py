@@ -19,6 +19,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["metrics"],
     ["models", "couplings", "solvers", "data"],
     ["pairs", "workspace", "devices", "ema"],
+    ["shards"],
     ["artifacts"],
     ["times", "distances", "noise", "permutations"],
     ["flow"],
