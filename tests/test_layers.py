@@ -15,6 +15,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["training"],
     ["reporting"],
     ["fit"],
+    ["mixtures"],
     ["generation", "lineage"],
     ["metrics"],
     ["models", "couplings", "solvers", "data"],

@@ -1,21 +1,24 @@
 """train: fit the velocity on data (the base model) or on pairs (reflow)."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 
 from reflow.artifacts import Header
 from reflow.config import Recipe, VelocityFitSettings, with_source
-from reflow.couplings import Independent, Stored
+from reflow.couplings import Independent
 from reflow.data import BUILT_IN, DataSet, open_data, split
 from reflow.devices import choose_device
 from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
 from reflow.flow import Objective, velocity_objective
-from reflow.lineage import copy_of, recipe_of, require_related, require_velocity_field
+from reflow.lineage import copy_of, recipe_of, require_velocity_field
+from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
-from reflow.pairs import open_pairs
+from reflow.reporting.progress import open_pairs_watched
 from reflow.times import LAWS, stratified
 from reflow.training import finished, train_model
 from reflow.workspace import claim
@@ -66,28 +69,35 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
 
 
 def run_reflow(
-    init: Path, pairs_path: Path, overrides: list[str], *, out: Path, device: str, fresh: bool
+    init: Path,
+    pairs_paths: Sequence[Path],
+    weights: Sequence[Fraction] | None,
+    overrides: list[str],
+    *,
+    out: Path,
+    device: str,
+    fresh: bool,
 ) -> None:
-    """Retrain a model on the pairs that it made, starting from its averaged weights."""
+    """Retrain a model on the sets of pairs that it made, starting from its averaged weights."""
     where = choose_device(device)
     teacher = load_model(init)
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
-    pairs = open_pairs(pairs_path)
-    require_related(teacher, init, pairs, pairs_path, or_learnt=False)
+    stores = [open_pairs_watched(path) for path in pairs_paths]
+    pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
     header = Header(
         kind="model",
         stage="reflow",
-        rectification=pairs.header.rectification + 1,
+        rectification=teacher.header.rectification + 1,
         recipe=recipe.model_dump(mode="json"),
-        parents={"init": teacher.digest, "pairs": pairs.digest},
-        facts=teacher.header.facts | {"steps": recipe.reflow.steps, "training_samples": len(pairs)},
+        parents={"init": teacher.digest, **pairs.parents()},
+        facts=pairs.facts(teacher) | {"steps": recipe.reflow.steps},
     )
-    with claim(out, "model", inputs=(init, pairs_path), fresh=fresh):
+    with claim(out, "model", inputs=(init, *pairs_paths), fresh=fresh):
         if not finished(out, header):
             train_model(
                 copy_of(teacher, recipe.model),
-                Stored(pairs, draw_seed(recipe.seed, "pairs")),
+                pairs.coupling(recipe.seed),
                 objective_of(recipe.reflow),
                 recipe.reflow,
                 out=out,
