@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, Answer, Command
-from test_pairs import made, store
+from files import made, store
 
 from reflow import load_model
 from reflow.artifacts import Header, read_header

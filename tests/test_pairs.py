@@ -5,47 +5,24 @@ import resource
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from files import EVENT, made, store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from reflow import pairs, shards
-from reflow.artifacts import Header, file_digest
+from reflow.artifacts import file_digest
 from reflow.couplings import Stored
 from reflow.errors import ReflowError
 from reflow.flow import Pair
-from reflow.pairs import open_pairs, shard_name, write_index, write_shard
+from reflow.pairs import open_pairs, shard_name
 from reflow.reporting import progress
 
-EVENT = (1, 4, 4)
 MB = 1 << 20
-
-
-def made(n: int, *, labelled: bool = False, image: torch.dtype = torch.float32) -> Pair:
-    """Return n pairs whose image is half their noise."""
-    noise = torch.from_numpy(np.random.default_rng(n).standard_normal((n, *EVENT), dtype=np.float32))
-    return Pair(noise, (noise / 2).to(image), torch.arange(n) if labelled else None)
-
-
-def store(directory: Path, whole: Pair, sizes: list[int], **facts: Any) -> Path:
-    """Write pairs in shards of these sizes."""
-    directory.mkdir(exist_ok=True)
-    classes = None if whole.label is None else len(whole.label)
-    event = list(whole.x0.shape[1:])
-    header = Header("pairs", "couple", 1, {}, {}, {"event": event, "classes": classes} | facts)
-    listed, first = [], 0
-    for number, size in enumerate(sizes):
-        part = Pair(*(None if end is None else end[first : first + size] for end in whole))  # type: ignore[arg-type]
-        name = shard_name(number, len(sizes))
-        listed.append({"file": name, "count": size, "sha256": write_shard(directory / name, part, header)})
-        first += size
-    write_index(directory, header, listed)
-    return directory
 
 
 def rewrite(directory: Path, number: int, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
