@@ -23,6 +23,7 @@ DistanceName = Literal["squared", "pseudo-huber"]
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Time = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -144,6 +145,31 @@ class SolverSettings(Settings):
             raise ValueError(f"solver {self.solver} takes a tolerance and no steps")
         if self.solver in FIXED_SOLVERS and (self.steps is None or self.tolerance is not None):
             raise ValueError(f"solver {self.solver} takes steps and no tolerance")
+        return self
+
+
+class GuidanceSettings(Settings):
+    """Classifier-free guidance, beside a solver."""
+
+    guidance: NonNegative | None = Field(
+        None,
+        exclude_if=lambda scale: scale is None,  # pairs without it keep the bytes they always had
+        description="scale of classifier-free guidance: 1 (and none) follows the label as trained, more "
+        "follows it further; needs a model trained with label_dropout, and evaluates it twice",
+    )
+    guidance_interval: tuple[Time, Time] = Field(
+        (0.0, 1.0),
+        exclude_if=lambda interval: interval == (0.0, 1.0),
+        description="first and last time t at which guidance acts",
+    )
+
+    @model_validator(mode="after")
+    def _act_somewhere(self) -> "GuidanceSettings":
+        first, last = self.guidance_interval
+        if not first < last:
+            raise ValueError(f"guidance_interval begins at {first:g} and must end later than at {last:g}")
+        if self.guidance is None and (first, last) != (0, 1):
+            raise ValueError("guidance_interval does nothing without guidance; set guidance, too")
         return self
 
 

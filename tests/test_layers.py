@@ -20,7 +20,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["models", "couplings", "solvers", "data"],
     ["pairs", "workspace", "devices", "ema"],
     ["artifacts"],
-    ["times", "distances", "noise"],
+    ["times", "distances", "noise", "guidance"],
     ["flow"],
     ["config", "recipes"],
     ["errors"],
