@@ -121,6 +121,12 @@ class VelocityFitSettings(FitSettings):
         4.0, description="parameter a of the law when times = u-shaped"
     )
     distance: DistanceName = Field("squared", description="what compares velocities")
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        exclude_if=lambda share: share == 0,  # headers without it keep the bytes they always had
+        description="share of labels replaced by the null label, which guidance needs; a model has one if "
+        "this is above 0 in [train]",
+    )
 
 
 class DistillSettings(FitSettings):
@@ -153,7 +159,7 @@ class GuidanceSettings(Settings):
 
     guidance: NonNegative | None = Field(
         None,
-        exclude_if=lambda scale: scale is None,  # pairs without it keep the bytes they always had
+        exclude_if=lambda scale: scale is None,  # as for label_dropout
         description="scale of classifier-free guidance: 1 (and none) follows the label as trained, more "
         "follows it further; needs a model trained with label_dropout, and evaluates it twice",
     )
@@ -217,6 +223,16 @@ class Recipe(Settings):
     reflow: VelocityFitSettings
     distill: DistillSettings
     evaluate: EvaluateSettings
+
+    @model_validator(mode="after")
+    def _have_labels_to_drop(self) -> "Recipe":
+        for section, settings in (("train", self.train), ("reflow", self.reflow)):
+            name = f"{section}.label_dropout = {settings.label_dropout:g}"
+            if settings.label_dropout and not self.data.labels:
+                raise ValueError(f"{name} needs labels; set data.labels = true, or leave it out")
+            if settings.label_dropout and not self.train.label_dropout:
+                raise ValueError(f"{name} needs a base model that was trained with train.label_dropout > 0")
+        return self
 
 
 def built_in_recipes() -> list[str]:
