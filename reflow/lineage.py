@@ -23,7 +23,8 @@ def copy_of(model: Model, settings: MlpSettings | UnetSettings) -> Preconditione
             "training starts from the model's weights, so [model] stays as it is; "
             "leave out --set model... (model.dropout may change)"
         )
-    net = build(settings, model.event, model.classes)
+    unconditional = model.null_label is not None
+    net = build(settings, model.event, model.classes, unconditional=unconditional)
     net.load_state_dict(model.net.state_dict())
     return net
 

@@ -22,7 +22,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["pairs", "workspace", "devices", "ema"],
     ["shards"],
     ["artifacts"],
-    ["times", "distances", "noise", "permutations"],
+    ["times", "distances", "noise", "permutations", "guidance"],
     ["flow"],
     ["config", "recipes"],
     ["errors"],
