@@ -30,13 +30,15 @@ from peers import PEERS
 from problems import Counted, Problem, analytic, rms_errors, trained, true_ends
 from torch import Tensor
 
-from reflow import integrate
 from reflow.devices import choose_device
 from reflow.flow import VelocityField
 from reflow.noise import noise
+from reflow.solvers.pilot import Pilot, calibrate, samples_for
+from reflow.solvers.solution import follow
 
 OURS = "reflow"
-TOLERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+TOLERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+BRIEF = ("0.001", "0.0001", "1e-05", "1e-06", "16 steps", "32 steps", "64 steps", "192 steps")  # of peers
 ENOUGH = min(TARGETS) / 2  # a curve needs no points more accurate than this
 LIBRARIES = ("torch", "scipy", "torchdiffeq", "torchode", "flow_matching", "diffusers")
 
@@ -45,7 +47,9 @@ Method = Callable[[VelocityField, Tensor, int], Tensor]  # field, x0 (N, *event)
 
 def ours(field: VelocityField, x0: Tensor, batch: int, *, tolerance: float) -> Tensor:
     """Make all the pairs as `reflow couple` does: a pilot, too, asks `field`, which counts."""
-    return torch.cat([integrate(field, part, tolerance=tolerance).x1 for part in x0.split(batch)])
+    start = noise(0, "pilot", range(samples_for(len(x0))), tuple(x0.shape[1:])).to(x0)
+    plan, _ = calibrate(Pilot(field, start, None), "adams", tolerance)
+    return follow(plan, field, x0, batch=batch).x1
 
 
 def in_batches(solve: Callable[[VelocityField, Tensor], Tensor]) -> Method:
@@ -53,13 +57,14 @@ def in_batches(solve: Callable[[VelocityField, Tensor], Tensor]) -> Method:
     return lambda field, x0, batch: torch.cat([solve(field, part) for part in x0.split(batch)])
 
 
-def methods(only: list[str]) -> dict[str, dict[str, Method]]:
+def methods(only: list[str], *, brief: bool) -> dict[str, dict[str, Method]]:
     """Return the settings of those methods whose name has a word of `only`, of all if it is empty."""
     table: dict[str, dict[str, Method]] = {
         OURS: {f"{value:g}": partial(ours, tolerance=value) for value in TOLERANCES}
     }
     for name, settings in PEERS.items():
-        table[name] = {setting: in_batches(solve) for setting, solve in settings.items()}
+        chosen = [setting for setting in settings if not brief or setting in BRIEF]
+        table[name] = {setting: in_batches(settings[setting]) for setting in chosen}
     return {name: table[name] for name in table if not only or any(word in name for word in only)}
 
 
@@ -140,6 +145,7 @@ def arguments() -> argparse.Namespace:
     some("--models", type=Path, metavar="MODEL", help="trained models, as `reflow train` leaves them")
     some("--field", choices=("gaussian", "mixture"), help="fields in closed form")
     some("--only", metavar="WORD", help="only methods with one of these words in their name")
+    add("--brief", action="store_true", help="four settings of every peer instead of all")
     add("--samples", type=int, default=2000, help="how many noises (default 2000)")
     add("--batch", type=int, default=256, help="samples solved at once (default 256)")
     add(
@@ -150,8 +156,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.models and not options.field:
         parser.error("name something to solve: --models or --field")
-    if not methods(options.only):
-        parser.error(f"--only: the methods are {', '.join(methods([]))}")
+    if not methods(options.only, brief=options.brief):
+        parser.error(f"--only: the methods are {', '.join(methods([], brief=False))}")
     return options
 
 
@@ -160,7 +166,7 @@ def benchmark(problem: Problem, options: argparse.Namespace) -> tuple[dict[str, 
     x0 = noise(0, "benchmark", range(options.samples), problem.event).to(choose_device(options.device))
     truth, origin = true_ends(problem, x0, options.batch)
     say(f"{problem.name}: the truth took {origin}")
-    table = methods(options.only)
+    table = methods(options.only, brief=options.brief)
     curves: dict[str, list[Point]] = {name: [] for name in table}
     stopped = False
     try:

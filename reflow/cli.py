@@ -1,11 +1,14 @@
 """The command line: one short function per command. Stages and torch are imported inside them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reflow import __version__
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 app = typer.Typer(
     name="reflow",
@@ -27,6 +30,13 @@ Seed = Annotated[int | None, typer.Option(help="Root of all randomness; default:
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard an unfinished or different result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W1,W2,...",
+        help="Shares of several --pairs, in their order; default: by number of pairs.",
+    ),
+]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")
 ]
@@ -64,8 +74,10 @@ def train(
         ),
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Reflow: train on these pairs, with --init.")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Reflow: train on these pairs, with --init; may be repeated."),
     ] = None,
+    weights: Weights = None,
     init: Annotated[
         Path | None,
         typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs."),
@@ -81,12 +93,13 @@ def train(
     from reflow.stages import train as stage
 
     overrides = _overrides(settings, seed)
-    if (pairs is None) != (init is None):
+    shares = _weights(weights, pairs or [])
+    if (not pairs) != (init is None):
         raise UsageError("reflow needs both --pairs and --init; training on data needs neither")
-    if pairs is not None and init is not None:
+    if pairs and init is not None:
         if recipe is not None or data is not None:
             raise UsageError("with --pairs the recipe comes from --init; leave out RECIPE and --data")
-        stage.run_reflow(init, pairs, overrides, out=out, device=device, fresh=fresh)
+        stage.run_reflow(init, pairs, shares, overrides, out=out, device=device, fresh=fresh)
         return
     if recipe is None:
         raise UsageError("give a RECIPE: digits, gaussians or the path of a .toml file")
@@ -122,8 +135,12 @@ def couple(
 @app.command()
 def distill(
     model: ModelPath,
-    pairs: Annotated[Path, typer.Option(metavar="DIR", help="Pairs that the model made or learnt from.")],
+    pairs: Annotated[
+        list[Path],
+        typer.Option(metavar="DIR", help="Pairs that the model made or learnt from; may be repeated."),
+    ],
     out: Out,
+    weights: Weights = None,
     steps: Annotated[int | None, typer.Option(help="Evaluations per image of the student.", min=1)] = None,
     settings: Set = None,
     seed: Seed = None,
@@ -134,7 +151,8 @@ def distill(
     from reflow.stages import distill as stage
 
     overrides = _overrides(settings, seed, {"distill.student_steps": steps})
-    stage.run(model, pairs, overrides, out=out, device=device, fresh=fresh)
+    shares = _weights(weights, pairs)
+    stage.run(model, pairs, shares, overrides, out=out, device=device, fresh=fresh)
 
 
 @app.command()
@@ -230,6 +248,28 @@ def _overrides(
         *(settings or []),
         *(f"{key}={value}" for key, value in changes.items() if value is not None),
     ]
+
+
+def _weights(text: str | None, pairs: list[Path]) -> "list[Fraction] | None":
+    """Return the numbers in --weights, one for each --pairs."""
+    from fractions import Fraction
+
+    from reflow.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        weights = [Fraction(part.strip()) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"--weights {text}: write numbers with commas between, such as 0.8,0.2") from error
+    if min(weights) <= 0:
+        raise UsageError(f"--weights {text}: every weight is above zero; leave out pairs that give nothing")
+    if len(weights) != len(pairs) or len(pairs) < 2:
+        raise UsageError(
+            f"--weights {text} gives {len(weights)} for {len(pairs)} --pairs; "
+            "it takes one number for each of several --pairs"
+        )
+    return weights
 
 
 def _method(solver: str | None, steps: int | None, tolerance: float | None) -> list[str]:

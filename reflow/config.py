@@ -23,6 +23,7 @@ DistanceName = Literal["squared", "pseudo-huber"]
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Time = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -120,6 +121,12 @@ class VelocityFitSettings(FitSettings):
         4.0, description="parameter a of the law when times = u-shaped"
     )
     distance: DistanceName = Field("squared", description="what compares velocities")
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        exclude_if=lambda share: share == 0,  # headers without it keep the bytes they always had
+        description="share of labels replaced by the null label, which guidance needs; a model has one if "
+        "this is above 0 in [train]",
+    )
 
 
 class DistillSettings(FitSettings):
@@ -147,13 +154,38 @@ class SolverSettings(Settings):
         return self
 
 
+class GuidanceSettings(Settings):
+    """Classifier-free guidance, beside a solver."""
+
+    guidance: NonNegative | None = Field(
+        None,
+        exclude_if=lambda scale: scale is None,  # as for label_dropout
+        description="scale of classifier-free guidance: 1 (and none) follows the label as trained, more "
+        "follows it further; needs a model trained with label_dropout, and evaluates it twice",
+    )
+    guidance_interval: tuple[Time, Time] = Field(
+        (0.0, 1.0),
+        exclude_if=lambda interval: interval == (0.0, 1.0),
+        description="first and last time t at which guidance acts",
+    )
+
+    @model_validator(mode="after")
+    def _act_somewhere(self) -> "GuidanceSettings":
+        first, last = self.guidance_interval
+        if not first < last:
+            raise ValueError(f"guidance_interval begins at {first:g} and must end later than at {last:g}")
+        if self.guidance is None and (first, last) != (0, 1):
+            raise ValueError("guidance_interval does nothing without guidance; set guidance, too")
+        return self
+
+
 class CoupleSettings(SolverSettings):
     """[couple]: making pairs."""
 
     count: Count = Field(description="number of pairs")
     batch: Count = Field(500, description="samples solved together")
     shard: Count = Field(2000, description="pairs per file")
-    image_dtype: Literal["float32", "float16"] = Field(
+    image_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="precision of the stored images; the noise is always float32"
     )
 
@@ -191,6 +223,16 @@ class Recipe(Settings):
     reflow: VelocityFitSettings
     distill: DistillSettings
     evaluate: EvaluateSettings
+
+    @model_validator(mode="after")
+    def _have_labels_to_drop(self) -> "Recipe":
+        for section, settings in (("train", self.train), ("reflow", self.reflow)):
+            name = f"{section}.label_dropout = {settings.label_dropout:g}"
+            if settings.label_dropout and not self.data.labels:
+                raise ValueError(f"{name} needs labels; set data.labels = true, or leave it out")
+            if settings.label_dropout and not self.train.label_dropout:
+                raise ValueError(f"{name} needs a base model that was trained with train.label_dropout > 0")
+        return self
 
 
 def built_in_recipes() -> list[str]:

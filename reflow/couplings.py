@@ -5,6 +5,7 @@ first + n - 1; data are visited in a fresh permutation every epoch, a function o
 example number alone, so that resuming needs no position beyond the step. Shapes: x0, x1 (n, *event).
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Generator, Tensor
 
 from reflow.flow import Pair
 from reflow.noise import draw_seed
+from reflow.permutations import Permutation
 
 
 class Coupling(Protocol):
@@ -53,22 +55,22 @@ class Order:
         self.rows = rows
         self.seed = seed
         self._epoch = -1
-        self._permutation = np.empty(0, np.int64)
+        self._permutation: Permutation
 
     def __call__(self, first: int, n: int) -> NDArray[np.int64]:
         """Return the rows (n,) of examples first to first + n - 1."""
         examples = np.arange(first, first + n)
         epochs = examples // self.rows
         visited = np.empty(n, np.int64)
-        for epoch in np.unique(epochs):
+        for epoch in range(first // self.rows, (first + n - 1) // self.rows + 1):
             inside = epochs == epoch
-            visited[inside] = self._shuffled(int(epoch))[examples[inside] % self.rows]
+            visited[inside] = self._permutation_of(epoch)(examples[inside] % self.rows)
         return visited
 
-    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+    def _permutation_of(self, epoch: int) -> Permutation:
         if epoch != self._epoch:
             rng = np.random.Generator(np.random.Philox(draw_seed(self.seed, "order", epoch)))
-            self._epoch, self._permutation = epoch, rng.permutation(self.rows)
+            self._epoch, self._permutation = epoch, Permutation(self.rows, rng)
         return self._permutation
 
 
@@ -102,3 +104,36 @@ class Stored:
         x0, x1, label = self.pairs.take(self.order(first, n))
         device = rng.device
         return Pair(x0.to(device), x1.to(device), None if label is None else label.to(device))
+
+
+class Mixture:
+    """Several couplings, each giving a fixed share of the examples.
+
+    Of the first e examples each coupling gives its share of e to within one per further coupling, and
+    exactly that share whenever e is a multiple of the sum of the shares; its own examples are numbered
+    without gaps, so every one of its rows is still visited once in each of its epochs.
+    """
+
+    def __init__(self, couplings: Sequence[Coupling], shares: Sequence[int]) -> None:
+        self.couplings, self.shares = couplings, shares
+
+    def draw(self, first: int, n: int, rng: Generator) -> Pair:
+        """Return n examples in random order: times of training are stratified over the places in it."""
+        before, after = self.given(first), self.given(first + n)
+        parts = [
+            coupling.draw(begin, end - begin, rng)
+            for coupling, begin, end in zip(self.couplings, before, after, strict=True)
+        ]
+        places = torch.randperm(n, generator=rng, device=rng.device)
+        x0 = torch.cat([part.x0 for part in parts])[places]
+        x1 = torch.cat([part.x1 for part in parts])[places]
+        labels = [part.label for part in parts if part.label is not None]
+        return Pair(x0, x1, torch.cat(labels)[places] if labels else None)
+
+    def given(self, examples: int) -> list[int]:
+        """Return how many of the first `examples` examples come from each coupling."""
+        counts, left, total = [], examples, sum(self.shares)
+        for share in self.shares[:-1]:
+            counts.append(left * share // total)
+            left, total = left - counts[-1], total - share
+        return [*counts, left]

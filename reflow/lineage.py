@@ -23,7 +23,8 @@ def copy_of(model: Model, settings: MlpSettings | UnetSettings) -> Preconditione
             "training starts from the model's weights, so [model] stays as it is; "
             "leave out --set model... (model.dropout may change)"
         )
-    net = build(settings, model.event, model.classes)
+    unconditional = model.null_label is not None
+    net = build(settings, model.event, model.classes, unconditional=unconditional)
     net.load_state_dict(model.net.state_dict())
     return net
 
@@ -48,9 +49,22 @@ def require_related(
             f"{model.event} with {model.classes or 'no'} classes; give pairs that this model made"
         )
     made = pairs.header.parents.get("model") == model.digest
-    learnt = or_learnt and model.header.parents.get("pairs") == pairs.digest
+    learnt = or_learnt and pairs.digest in _learnt(model)
     if not made and not learnt:
         raise ReflowError(
             f"{pairs_path} was made by another model than {model_path}; "
             "run reflow couple with this model, or give the model that made these pairs"
         )
+
+
+def pairs_role(number: int) -> str:
+    """Return the role among the parents of set `number` of the pairs, counted from 1."""
+    return "pairs" if number == 1 else f"pairs-{number}"
+
+
+def _learnt(model: Model) -> list[str]:
+    """Return the digests of the pairs that a model was trained on."""
+    parents = model.header.parents
+    return [
+        parents[role] for number in range(1, len(parents) + 1) if (role := pairs_role(number)) in parents
+    ]

@@ -1,12 +1,16 @@
 """Pairs on disk: fixed-size shards and the index that makes them one set.
 
-A shard holds `noise` (n, *event) float32, `image` (n, *event) and, for models with classes, `label`
-(n,) int64. `pairs.json`, written last, lists the shards with counts and digests; without it the set
-is unfinished. Pairs are read through memory maps.
+A shard holds `noise` (n, *event) float32, `image` (n, *event) float32, float16 or bfloat16 and, for
+models with classes, `label` (n,) int64. `pairs.json`, written last, lists the shards with counts and
+digests; without it the set is unfinished. Opening a set reads all of it once, through small buffers;
+from then on pairs are read through memory maps.
 """
 
 import json
-from collections.abc import Sequence
+import os
+import resource
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from reflow.artifacts import (
     PAIRS,
@@ -23,15 +26,17 @@ from reflow.artifacts import (
     file_digest,
     foreign,
     parse_header,
-    tensor_layout,
     write_artifact,
     write_atomically,
 )
 from reflow.errors import ReflowError
 from reflow.flow import Pair
+from reflow.shards import Layout, Shard, as_float, check, open_shard, read_layout
 
-DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
-NOISE_STD = (0.9, 1.1)  # of any sizeable shard; swapped noise and image fall outside
+THREADS = 8  # at most, to check shards with
+SPARE_FILES = 64  # that may be open beside the shards
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 def shard_name(number: int, count: int) -> str:
@@ -76,100 +81,99 @@ def read_index(path: Path) -> tuple[Header, list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class PairStore:
-    """An opened set of pairs: header, digest of the index, and one memory map per tensor and shard."""
+    """An opened set of pairs: header, digest of the index, shards and the first row of each."""
 
     header: Header
     digest: str
-    noise: list[NDArray[np.float32]]
-    image: list[NDArray[Any]]
-    label: list[NDArray[np.int64]] | None
-    ends: NDArray[np.int64]
+    shards: list[Shard]
+    starts: NDArray[np.int64]
+    count: int
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return self.count
 
     @property
     def event(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return tuple(int(n) for n in self.noise[0].shape[1:])
+        return tuple(int(n) for n in self.shards[0].noise.shape[1:])
 
     def take(self, rows: NDArray[np.int64]) -> Pair:
-        """Return the pairs at these rows, float32."""
-        shard = np.searchsorted(self.ends, rows, side="right")
-        inside = rows - np.concatenate([[0], self.ends])[shard]
-        label = None
-        if self.label is not None:
-            label = _gather(self.label, shard, inside)
-        noise, image = (_gather(maps, shard, inside) for maps in (self.noise, self.image))
-        return Pair(noise, image.float(), label)
+        """Return the pairs at these rows, float32; the disk is asked in ascending order."""
+        places = np.argsort(rows, kind="stable")
+        ascending = rows[places]
+        numbers = np.searchsorted(self.starts, ascending, side="right") - 1
+        inside = ascending - self.starts[numbers]
+        noise = np.empty((len(rows), *self.event), np.float32)
+        image = np.empty(noise.shape, self.shards[0].image.dtype)
+        label = np.empty(len(rows), np.int64)
+        # Row by row: with a hundred shards most rows are alone in theirs, and nothing is copied twice.
+        for place, number, row in zip(places.tolist(), numbers.tolist(), inside.tolist(), strict=True):
+            shard = self.shards[number]
+            noise[place], image[place] = shard.noise[row], shard.image[row]
+            if shard.label is not None:
+                label[place] = shard.label[row]
+        labelled = self.shards[0].label is not None
+        return Pair(torch.from_numpy(noise), as_float(image), torch.from_numpy(label) if labelled else None)
 
 
-def open_pairs(directory: Path) -> PairStore:
-    """Return the pairs in a directory, checked against the index.
+def open_pairs(directory: Path, progress: Progress | None = None) -> PairStore:
+    """Return the pairs in a directory after reading all of them once to check them against the index.
 
     Raises ReflowError when a shard is missing, altered or of another shape, or values are not finite.
     """
     path = directory / PAIRS
-    header, shards = read_index(path)
-    if not shards:
-        raise damaged(path, "it lists no shards")
+    header, listed = read_index(path)
     try:
         event = tuple(header.facts["event"])
         labelled = header.facts["classes"] is not None
-        listed = [(str(s["file"]), str(s["sha256"]), int(s["count"])) for s in shards]
-    except (KeyError, TypeError) as error:
+        files = [directory / str(entry["file"]) for entry in listed]
+        digests = [str(entry["sha256"]) for entry in listed]
+        counts = [int(entry["count"]) for entry in listed]
+    except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"its facts or shards are incomplete ({error})") from error
-    stacks: dict[str, list[NDArray[Any]]] = {"noise": [], "image": [], "label": []}
-    for name, digest, count in listed:
-        file = directory / name
+    if sum(counts) < 1 or min(counts) < 0:
+        raise damaged(path, "it lists no pairs")
+    for file in files:
         if not file.exists():
-            raise damaged(directory, f"shard {name} is missing")
-        if file_digest(file) != digest:
-            raise damaged(file, "its contents do not match the index")
-        for tensor, array in _map_shard(file, event, count, labelled).items():
-            stacks[tensor].append(array)
-    return PairStore(
-        header=header,
-        digest=file_digest(path),
-        noise=stacks["noise"],
-        image=stacks["image"],
-        label=stacks["label"] if labelled else None,
-        ends=np.cumsum([len(noise) for noise in stacks["noise"]]),
-    )
+            raise damaged(directory, f"shard {file.name} is missing")
+    layouts = [
+        read_layout(file, count, event, labelled=labelled)
+        for file, count in zip(files, counts, strict=True)
+    ]
+    if len(kinds := {layout.slots["image"].dtype for layout in layouts}) > 1:
+        raise damaged(directory, f"its images are {' and '.join(sorted(kinds))}, in one set")
+    _check_all(layouts, digests, drawn=not header.facts.get("inverted"), progress=progress)
+    _allow_open_files(len(files))
+    shards = [open_shard(layout) for layout in layouts]
+    starts = np.cumsum([0, *counts[:-1]], dtype=np.int64)
+    return PairStore(header, file_digest(path), shards, starts, sum(counts))
 
 
-def _map_shard(path: Path, event: tuple[int, ...], count: int, labelled: bool) -> dict[str, NDArray[Any]]:
-    """Return the memory maps of a shard after checking dtypes, shapes and values."""
-    start, layout = tensor_layout(path)
-    try:  # one map per shard: every map holds a file open
-        whole = np.memmap(path, np.uint8, "r")
-    except OSError as error:
-        raise ReflowError(f"{path} cannot be mapped: {error.strerror or error}") from error
-    shapes = {"noise": (count, *event), "image": (count, *event)}
-    if labelled:
-        shapes["label"] = (count,)
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, shape in shapes.items():
-        entry = layout.get(name, {})
-        if tuple(entry.get("shape", ())) != shape or entry.get("dtype") not in DTYPES:
-            raise damaged(path, f"its {name} is not of shape {shape}")
-        begin, end = (start + offset for offset in entry["data_offsets"])
-        try:
-            array = whole[begin:end].view(DTYPES[entry["dtype"]]).reshape(shape)
-        except ValueError as error:
-            raise damaged(path, "it is cut short") from error
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise damaged(path, f"its {name} holds NaN or infinity")
-        arrays[name] = array
-    low, high = NOISE_STD
-    if arrays["noise"].size > 10_000 and not low < float(arrays["noise"].std()) < high:
-        raise damaged(path, "its noise is not standard normal (are noise and image swapped?)")
-    return arrays
+def _check_all(
+    layouts: list[Layout], digests: list[str], *, drawn: bool, progress: Progress | None
+) -> None:
+    """Check the shards on several threads; hashing and arithmetic leave the interpreter's lock."""
+    sizes = [layout.path.stat().st_size for layout in layouts]
+    done, total = 0, sum(sizes)
+    pool = ThreadPoolExecutor(min(THREADS, len(layouts), os.cpu_count() or 1))
+    try:
+        jobs = [
+            pool.submit(check, layout, digest, drawn=drawn)
+            for layout, digest in zip(layouts, digests, strict=True)
+        ]
+        for job, size in zip(jobs, sizes, strict=True):
+            job.result()
+            done += size
+            if progress is not None:
+                progress(done, total)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _gather(maps: list[NDArray[Any]], shard: NDArray[np.int64], inside: NDArray[np.int64]) -> Tensor:
-    out = np.empty((len(shard), *maps[0].shape[1:]), maps[0].dtype)
-    for number in np.unique(shard):
-        chosen = shard == number
-        out[chosen] = maps[number][inside[chosen]]
-    return torch.from_numpy(out)
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of open files, as far as the system lets us, where shards need more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -14,6 +14,7 @@ from reflow.artifacts import LOG, MODEL, PAIRS, PREVIEW, SHARDS, STATE, Header, 
 from reflow.errors import ReflowError
 
 LOCK = ".lock"
+WEIGHTS = "weights"  # the fact that tells in which proportions sets of pairs are mixed
 OURS = {"model": (MODEL, STATE, LOG, PREVIEW), "pairs": (PAIRS, SHARDS)}
 
 
@@ -60,6 +61,9 @@ def require_same(path: Path, found: Header, wanted: Header) -> None:
     for what in ("kind", "stage", "rectification"):
         if getattr(found, what) != getattr(wanted, what):
             differences.append(f"{what} is {getattr(found, what)} there, {getattr(wanted, what)} now")
+    if found.facts.get(WEIGHTS) != wanted.facts.get(WEIGHTS):
+        there, now = (header.facts.get(WEIGHTS) for header in (found, wanted))
+        differences.append(f"the weights of the pairs are {there} there and {now} now")
     for role in sorted(found.parents | wanted.parents):
         if found.parents.get(role) != wanted.parents.get(role):
             differences.append(f"it was made from other {role}")

@@ -1,4 +1,4 @@
-"""Data files that the tests write themselves, and ways to load them."""
+"""Data files and pairs that the tests write themselves, and ways to load them."""
 
 import gzip
 import io
@@ -10,18 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from reflow.artifacts import Header
 from reflow.config import DataSettings
 from reflow.data import DataSet, open_data
 from reflow.errors import ReflowError
+from reflow.flow import Pair
+from reflow.pairs import shard_name, write_index, write_shard
 
 Array = NDArray[Any]
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
 GREEN = np.array([0, 255, 0], np.uint8)
+EVENT = (1, 4, 4)  # of pairs
 
 
 def load(source: Path | str, **settings: Any) -> DataSet:
@@ -85,3 +90,25 @@ def one(path: Path, **settings: Any) -> Array:
     """Return the first of two equal images, (C, H, W), that a folder with this file holds."""
     shutil.copy(path, path.with_stem("copy"))
     return load(path.parent, **settings).values[0]
+
+
+def made(n: int, *, labelled: bool = False, image: torch.dtype = torch.float32) -> Pair:
+    """Return n pairs whose image is half their noise."""
+    noise = torch.from_numpy(np.random.default_rng(n).standard_normal((n, *EVENT), dtype=np.float32))
+    return Pair(noise, (noise / 2).to(image), torch.arange(n) if labelled else None)
+
+
+def store(directory: Path, whole: Pair, sizes: list[int], **facts: Any) -> Path:
+    """Write pairs in shards of these sizes."""
+    directory.mkdir(exist_ok=True)
+    classes = None if whole.label is None else len(whole.label)
+    event = list(whole.x0.shape[1:])
+    header = Header("pairs", "couple", 1, {}, {}, {"event": event, "classes": classes} | facts)
+    listed, first = [], 0
+    for number, size in enumerate(sizes):
+        part = Pair(*(None if end is None else end[first : first + size] for end in whole))  # type: ignore[arg-type]
+        name = shard_name(number, len(sizes))
+        listed.append({"file": name, "count": size, "sha256": write_shard(directory / name, part, header)})
+        first += size
+    write_index(directory, header, listed)
+    return directory

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -82,23 +81,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ReflowError, match="cannot be written"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
-
-
-def test_many_shards_open_with_few_files(tmp_path: Path) -> None:
-    header = Header("pairs", "couple", 1, {}, {}, {"event": [1, 4, 4], "classes": 9})
-    shards = []
-    for number in range(60):
-        name = f"pairs-{number:05d}-of-00060.safetensors"
-        digest = write_shard(tmp_path / name, pair(2, offset=number), header)
-        shards.append({"file": name, "count": 2, "sha256": digest})
-    write_index(tmp_path, header, shards)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(list(Path("/proc/self/fd").iterdir()))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 70, hard))  # one file per shard, and some
-    try:
-        assert len(open_pairs(tmp_path)) == 120
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def pair(n: int, offset: int = 0) -> Pair:

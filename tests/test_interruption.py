@@ -46,7 +46,7 @@ def artifacts(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in names if path.exists()}
 
 
-@pytest.mark.parametrize("stage", ["train", "couple", "distill"])
+@pytest.mark.parametrize("stage", ["train", "couple", "distill", "mixture"])
 def test_killed_jobs_end_byte_equal_to_undisturbed_ones(chain: Path, tmp_path: Path, stage: str) -> None:
     arguments: tuple[object, ...] = {
         "train": ("train", TINY, *QUICK),
@@ -55,7 +55,14 @@ def test_killed_jobs_end_byte_equal_to_undisturbed_ones(chain: Path, tmp_path: P
             *("distill", chain / "reflow", "--pairs", chain / "pairs"),
             *("--set", "distill.steps=60", "--set", "distill.save_every=7"),
         ),
+        "mixture": (
+            *("train", "--init", chain / "base", "--pairs", chain / "pairs"),
+            *("--pairs", tmp_path / "more", "--weights", "0.7,0.3"),
+            *("--set", "reflow.steps=60", "--set", "reflow.save_every=7"),
+        ),
     }[stage]
+    if stage == "mixture":
+        assert start("couple", chain / "base", "--out", tmp_path / "more", "--seed", 1).wait() == 0
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
     assert start(*arguments, "--out", calm).wait() == 0
     seed = int.from_bytes(os.urandom(4), "little")

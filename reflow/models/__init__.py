@@ -39,6 +39,17 @@ class Model(nn.Module):
         return classes
 
     @property
+    def null_label(self) -> int | None:
+        """The label that stands for no label, after those of the classes, or None without one."""
+        return self.classes if self.header.facts.get("unconditional") else None
+
+    @property
+    def label_dropout(self) -> float:
+        """Share of labels that its last stage replaced by the null label."""
+        share: float = self.recipe[self.header.stage].get("label_dropout", 0.0)
+        return share
+
+    @property
     def student_steps(self) -> int | None:
         """Euler steps that a distilled model was made for, or None for a velocity field."""
         steps: int | None = self.header.facts["student_steps"]
@@ -58,20 +69,37 @@ class Model(nn.Module):
 
 
 def build(
-    settings: MlpSettings | UnetSettings, event: tuple[int, ...], classes: int | None
+    settings: MlpSettings | UnetSettings,
+    event: tuple[int, ...],
+    classes: int | None,
+    *,
+    unconditional: bool = False,
 ) -> Preconditioned:
-    """Return the network of a recipe for samples of this shape, with random weights."""
+    """Return the network of a recipe for samples of this shape, with random weights.
+
+    With `unconditional` it knows one label more than there are classes: the null label.
+    """
+    labels = None if classes is None else classes + unconditional
     if isinstance(settings, MlpSettings):
-        if len(event) != 1:
-            raise ReflowError(f"model.kind = mlp is for vectors, not for images {event}; use unet")
-        mlp = Mlp(
-            event[0],
-            width=settings.width,
-            blocks=settings.blocks,
-            dropout=settings.dropout,
-            classes=classes,
-        )
-        return Preconditioned(mlp, settings.sigma_data)
+        return Preconditioned(_mlp(settings, event, labels), settings.sigma_data)
+    # nn.Module.to has no typed overload for a memory format alone.
+    unet = _unet(settings, event, labels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Preconditioned(unet, settings.sigma_data)
+
+
+def _mlp(settings: MlpSettings, event: tuple[int, ...], labels: int | None) -> Mlp:
+    if len(event) != 1:
+        raise ReflowError(f"model.kind = mlp is for vectors, not for images {event}; use unet")
+    return Mlp(
+        event[0],
+        width=settings.width,
+        blocks=settings.blocks,
+        dropout=settings.dropout,
+        labels=labels,
+    )
+
+
+def _unet(settings: UnetSettings, event: tuple[int, ...], labels: int | None) -> Unet:
     if len(event) != 3:
         raise ReflowError(f"model.kind = unet is for images, not for vectors {event}; use mlp")
     coarsest = 2 ** (len(settings.multipliers) - 1)
@@ -87,17 +115,15 @@ def build(
             f"model.attention = {strange[0]}: the resolutions of this model are "
             f"{', '.join(map(str, levels))}; choose among them"
         )
-    unet = Unet(
+    return Unet(
         (event[0], event[1], event[2]),
         channels=settings.channels,
         multipliers=settings.multipliers,
         blocks=settings.blocks,
         attention=settings.attention,
         dropout=settings.dropout,
-        classes=classes,
+        labels=labels,
     )
-    # nn.Module.to has no typed overload for a memory format alone.
-    return Preconditioned(unet.to(memory_format=torch.channels_last), settings.sigma_data)  # type: ignore[call-overload]
 
 
 def load_model(path: str | Path) -> Model:
@@ -110,7 +136,8 @@ def load_model(path: str | Path) -> Model:
     recipe = parse_recipe(header.recipe, origin=f"the recipe in {path}")
     facts = header.facts
     try:
-        net = build(recipe.model, tuple(facts["event"]), facts["classes"])
+        unconditional = bool(facts.get("unconditional"))
+        net = build(recipe.model, tuple(facts["event"]), facts["classes"], unconditional=unconditional)
         facts["student_steps"]
     except (KeyError, TypeError) as error:
         raise damaged(path, f"its facts are not a model's ({error})") from error

@@ -14,15 +14,18 @@ LOWEST, HIGHEST = 0.25, 16.0  # angular frequencies over levels in [-2.9, 2.9]
 
 
 class Embedding(nn.Module):
-    """Sinusoids of the noise level, plus a learned vector per class, through two layers."""
+    """Sinusoids of the noise level, plus a learned vector per label, through two layers.
+
+    `labels` counts the classes and, where there is one, the null label.
+    """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, classes: int | None) -> None:
+    def __init__(self, width: int, labels: int | None) -> None:
         super().__init__()
         octaves = torch.linspace(math.log(LOWEST), math.log(HIGHEST), width // 2)
         self.register_buffer("frequencies", octaves.exp(), persistent=False)
-        self.classes = None if classes is None else nn.Embedding(classes, width)
+        self.classes = None if labels is None else nn.Embedding(labels, width)
         self.layers = nn.Sequential(
             nn.Linear(width // 2 * 2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )

@@ -28,10 +28,10 @@ class Mlp(nn.Module):
     """The network; its last layer starts at zero, so the first guess is the linear one."""
 
     def __init__(
-        self, dimension: int, *, width: int, blocks: int, dropout: float, classes: int | None
+        self, dimension: int, *, width: int, blocks: int, dropout: float, labels: int | None
     ) -> None:
         super().__init__()
-        self.embedding = Embedding(width, classes)
+        self.embedding = Embedding(width, labels)
         self.enter = nn.Linear(dimension, width)
         self.blocks = nn.ModuleList(MlpBlock(width, dropout) for _ in range(blocks))
         self.leave = nn.Linear(width, dimension)

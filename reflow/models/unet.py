@@ -91,12 +91,12 @@ class Unet(nn.Module):
         blocks: int,
         attention: tuple[int, ...],
         dropout: float,
-        classes: int | None,
+        labels: int | None,
     ) -> None:
         super().__init__()
         colours, height, _ = event
         features = 4 * channels
-        self.embedding = Embedding(features, classes)
+        self.embedding = Embedding(features, labels)
         self.enter = nn.Conv2d(colours, channels, 3, padding=1)
 
         def block(inputs: int, outputs: int, level: int) -> Block:

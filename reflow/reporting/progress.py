@@ -1,13 +1,20 @@
 """Progress of a long job on standard error: a bar on a terminal, a plain line now and then elsewhere."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from reflow.pairs import PairStore, open_pairs
+from reflow.pairs import Progress as BytesRead
+
 LINE_SECONDS = 10.0  # plain lines come at least this far apart
+PATIENCE_SECONDS = 2.0  # what takes less than this shows nothing
 
 
 def say(message: str) -> None:
@@ -64,3 +71,27 @@ class Meter:
             f"{self.title}: {done}/{self.total} {self.unit}  {figures}  "
             f"{spent:.0f} s gone, {left:.0f} s left"
         )
+
+
+def open_pairs_watched(directory: Path) -> PairStore:
+    """Return the pairs in a directory, showing how far the check of all bytes is when it takes a while."""
+    with _megabytes(f"check {directory}") as progress:
+        return open_pairs(directory, progress)
+
+
+@contextlib.contextmanager
+def _megabytes(title: str) -> Iterator[BytesRead]:
+    """Yield what takes (bytes done, bytes in all) and shows a meter once PATIENCE_SECONDS have gone."""
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        meter: Meter | None = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal meter
+            done, total = done // 10**6, total // 10**6
+            if meter is None and time.monotonic() - begin > PATIENCE_SECONDS:
+                meter = stack.enter_context(Meter(title, total, "MB", done=done))
+            if meter is not None:
+                meter.update(done)
+
+        yield show

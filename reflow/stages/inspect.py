@@ -7,7 +7,7 @@ from typing import Any
 from reflow.artifacts import MODEL, PAIRS, STATE, Header, file_digest, read_artifact, read_header
 from reflow.config import Recipe, built_in_recipes, read_recipe, settings_table
 from reflow.errors import ReflowError
-from reflow.pairs import open_pairs
+from reflow.reporting.progress import open_pairs_watched
 from reflow.reporting.run import open_run
 
 SCHEMA = 1  # of the JSON
@@ -35,7 +35,7 @@ def _inspect(path: Path) -> list[dict[str, Any]]:
             f"recipes are {', '.join(built_in_recipes())}"
         )
     if path.is_dir() and (path / PAIRS).exists():
-        pairs = open_pairs(path)
+        pairs = open_pairs_watched(path)
         return [_describe(path, pairs.header, pairs.digest)]
     if path.is_dir() and (path / MODEL).exists():
         return _inspect(path / MODEL)

@@ -1,21 +1,26 @@
 """train: fit the velocity on data (the base model) or on pairs (reflow)."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from reflow.artifacts import Header
 from reflow.config import Recipe, VelocityFitSettings, with_source
-from reflow.couplings import Independent, Stored
+from reflow.couplings import Independent
 from reflow.data import BUILT_IN, DataSet, open_data, split
 from reflow.devices import choose_device
 from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
 from reflow.flow import Objective, velocity_objective
-from reflow.lineage import copy_of, recipe_of, require_related, require_velocity_field
+from reflow.guidance import drop_labels, require_null_label
+from reflow.lineage import copy_of, recipe_of, require_velocity_field
+from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
-from reflow.pairs import open_pairs
+from reflow.reporting.progress import open_pairs_watched
 from reflow.times import LAWS, stratified
 from reflow.training import finished, train_model
 from reflow.workspace import claim
@@ -26,27 +31,18 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
     where = choose_device(device)
     data = _data(recipe)
     classes = len(data.class_names) if recipe.data.labels else None
-    digest = data.digest()
+    null_label = classes if recipe.train.label_dropout else None
     training, held_out = split(data, recipe.data.held_out, recipe.seed)
     torch.manual_seed(draw_seed(recipe.seed, "weights"))
-    net = build(recipe.model, data.event, classes)
-    header = Header(
-        kind="model",
-        stage="train",
-        rectification=1,
-        recipe=_portable(recipe).model_dump(mode="json"),
-        parents={"data": digest},
-        facts={
-            "event": list(data.event),
-            "classes": classes,
-            "parameters": sum(weight.numel() for weight in net.parameters()),
-            "steps": recipe.train.steps,
-            "student_steps": None,
-            "training_samples": len(training),
-            "held_out_samples": len(held_out),
-            "split": {"data": digest, "seed": recipe.seed, "held_out": recipe.data.held_out},
-        },
-    )
+    net = build(recipe.model, data.event, classes, unconditional=null_label is not None)
+    facts = {
+        "event": list(data.event),
+        "classes": classes,
+        "parameters": sum(weight.numel() for weight in net.parameters()),
+        "training_samples": len(training),
+        "held_out_samples": len(held_out),
+    } | ({} if null_label is None else {"unconditional": True})
+    header = _header(recipe, data.digest(), facts)
     coupling = Independent(
         training if classes else training.without_labels(),
         draw_seed(recipe.seed, "data"),
@@ -57,7 +53,7 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
             train_model(
                 net,
                 coupling,
-                objective_of(recipe.train),
+                objective_of(recipe.train, null_label),
                 recipe.train,
                 out=out,
                 header=header,
@@ -66,29 +62,37 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
 
 
 def run_reflow(
-    init: Path, pairs_path: Path, overrides: list[str], *, out: Path, device: str, fresh: bool
+    init: Path,
+    pairs_paths: Sequence[Path],
+    weights: Sequence[Fraction] | None,
+    overrides: list[str],
+    *,
+    out: Path,
+    device: str,
+    fresh: bool,
 ) -> None:
-    """Retrain a model on the pairs that it made, starting from its averaged weights."""
+    """Retrain a model on the sets of pairs that it made, starting from its averaged weights."""
     where = choose_device(device)
     teacher = load_model(init)
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
-    pairs = open_pairs(pairs_path)
-    require_related(teacher, init, pairs, pairs_path, or_learnt=False)
+    objective = objective_of(recipe.reflow, teacher.null_label)
+    stores = [open_pairs_watched(path) for path in pairs_paths]
+    pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
     header = Header(
         kind="model",
         stage="reflow",
-        rectification=pairs.header.rectification + 1,
+        rectification=teacher.header.rectification + 1,
         recipe=recipe.model_dump(mode="json"),
-        parents={"init": teacher.digest, "pairs": pairs.digest},
-        facts=teacher.header.facts | {"steps": recipe.reflow.steps, "training_samples": len(pairs)},
+        parents={"init": teacher.digest, **pairs.parents()},
+        facts=pairs.facts(teacher) | {"steps": recipe.reflow.steps},
     )
-    with claim(out, "model", inputs=(init, pairs_path), fresh=fresh):
+    with claim(out, "model", inputs=(init, *pairs_paths), fresh=fresh):
         if not finished(out, header):
             train_model(
                 copy_of(teacher, recipe.model),
-                Stored(pairs, draw_seed(recipe.seed, "pairs")),
-                objective_of(recipe.reflow),
+                pairs.coupling(recipe.seed),
+                objective,
                 recipe.reflow,
                 out=out,
                 header=header,
@@ -96,10 +100,34 @@ def run_reflow(
             )
 
 
-def objective_of(settings: VelocityFitSettings) -> Objective:
-    """Return the objective that a [train] or [reflow] section describes."""
+def objective_of(settings: VelocityFitSettings, null_label: int | None) -> Objective:
+    """Return the objective that a [train] or [reflow] section describes.
+
+    Raises ReflowError when labels are to be dropped and the model has no null label.
+    """
     times = stratified(LAWS[settings.times](settings))
-    return velocity_objective(times, DISTANCES[settings.distance])
+    objective = velocity_objective(times, DISTANCES[settings.distance])
+    share = settings.label_dropout
+    if not share:
+        return objective
+    return drop_labels(objective, share, require_null_label(null_label, f"label_dropout = {share:g}"))
+
+
+def _header(recipe: Recipe, digest: str, facts: dict[str, Any]) -> Header:
+    """Return the header of the base model of this recipe on data with this digest."""
+    return Header(
+        kind="model",
+        stage="train",
+        rectification=1,
+        recipe=_portable(recipe).model_dump(mode="json"),
+        parents={"data": digest},
+        facts=facts
+        | {
+            "steps": recipe.train.steps,
+            "student_steps": None,
+            "split": {"data": digest, "seed": recipe.seed, "held_out": recipe.data.held_out},
+        },
+    )
 
 
 def _data(recipe: Recipe) -> DataSet:
