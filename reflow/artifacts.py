@@ -7,9 +7,11 @@ disk and renamed. Reading a header does not import torch.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 ENTRY = "reflow"  # the one metadata entry
 MODEL, STATE, LOG, PREVIEW = "model.safetensors", "state.safetensors", "log.jsonl", "samples.png"
-PAIRS, SHARDS = "pairs.json", "pairs-*-of-*.safetensors"
+PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 Kind = Literal["model", "state", "pairs"]
@@ -66,7 +68,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def leftovers(directory: Path) -> list[Path]:
     """Return the unfinished files that killed stages left in a directory."""
-    names = (MODEL, STATE, LOG, PREVIEW, PAIRS, SHARDS)
+    names = (MODEL, STATE, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
     return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]
 
 
@@ -78,16 +80,24 @@ def prepare(path: Path) -> None:
             raise OSError(f"{path if path.is_dir() else path.parent} is no place for a file")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put content under `path` whole or not at all; what was there stays until then."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+def write_atomically(path: Path, content: bytes, *, once: bool = False) -> bool:
+    """Put content under `path` whole or not at all; what was there stays until then.
+
+    once: what is there already stays, even if another process put it there meanwhile. Returns whether
+    the content stands under the path now.
+    """
+    put = True
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     with writing(path):
         try:
             with beside.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(path)
+            if once:
+                put = _put_once(beside, path)
+            else:
+                beside.replace(path)
         except OSError:
             beside.unlink(missing_ok=True)
             raise
@@ -96,17 +106,38 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+    return put
 
 
-def write_artifact(path: Path, tensors: Mapping[str, "Tensor"], header: Header) -> str:
-    """Write an artifact and return its digest, the SHA-256 of the file."""
+def _put_once(beside: Path, path: Path) -> bool:
+    """Give a file its name unless the name is taken; return whether it was free."""
+    try:
+        path.hardlink_to(beside)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if path.exists():  # a file system without hard links: as good as it gets
+            return False
+        beside.replace(path)
+        return True
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
+
+
+def write_artifact(
+    path: Path, tensors: Mapping[str, "Tensor"], header: Header, *, once: bool = False
+) -> str:
+    """Write an artifact and return the SHA-256 of the file; `once` as for `write_atomically`."""
     from safetensors.torch import save
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = header.to_json(payload=payload_digest(ready))
     content = save(ready, metadata={ENTRY: text})
-    write_atomically(path, content)
-    return hashlib.sha256(content).hexdigest()
+    put = write_atomically(path, content, once=once)
+    return hashlib.sha256(content).hexdigest() if put else file_digest(path)
 
 
 def read_artifact(path: Path, kind: Kind) -> tuple[Header, dict[str, "Tensor"]]:

@@ -116,20 +116,61 @@ def couple(
     count: Annotated[int | None, typer.Option(help="Pairs; default: the recipe's.", min=1)] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Wanted error of the images, in data units (adaptive solver)."),
+        typer.Option(help="Wanted RMS error of the images, in data units; a pilot sees to it."),
     ] = None,
-    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun, rk4 or dopri5.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of a fixed-grid solver.", min=1)] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="With a tolerance: adams (default, grid and order from the pilot), or a step size per "
+            "sample: adams2 to adams4, bosh3, dopri5, tsit5. With --steps: euler, midpoint, heun "
+            "(default), rk4, adams2 to adams4, dpm2m."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a fixed grid.", min=1)] = None,
+    grid: Annotated[
+        str | None, typer.Option(help="With --steps: uniform, cosine, shifted, edm or calibrated.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Classes of the pairs, such as 0,3; default: all in turn.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance, baked into the pairs.", min=0)
+    ] = None,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Take the real training images to noise instead.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="SRC", help="With --invert: the data, if it was your own files.")
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Make the shards of part I of N; jobs may share the directory."),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first (a minute or two).")
+    ] = False,
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
     fresh: Fresh = False,
 ) -> None:
     """Solve the ODE from fresh noise and store the pairs (noise, generated image)."""
+    from reflow.errors import UsageError
     from reflow.stages import couple as stage
+    from reflow.stages import invert as inversion
 
-    overrides = _overrides(settings, seed, {"couple.count": count})
-    stage.run(model, overrides + _method(solver, steps, tolerance), out=out, device=device, fresh=fresh)
+    overrides = _overrides(settings, seed, {"couple.count": count, "couple.guidance": guidance})
+    overrides += _method(solver, steps, tolerance, grid)
+    if labels is not None:
+        overrides.append(f"couple.labels=[{labels}]")
+    if not invert:
+        if data is not None:
+            raise UsageError("--data is for --invert; other pairs start from noise")
+        stage.run(model, overrides, out=out, part=part, device=device, compiled=compiled, fresh=fresh)
+        return
+    if part is not None or labels is not None:
+        raise UsageError("--invert takes all training images in one job; leave out --part and --labels")
+    inversion.run(model, overrides, source=data, out=out, device=device, compiled=compiled, fresh=fresh)
 
 
 @app.command()
@@ -189,10 +230,17 @@ def sample(
     nfe: Annotated[int | None, typer.Option(help="Network evaluations per sample.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Wanted error, in data units.")] = None,
     solver: Annotated[
-        str | None, typer.Option(help="euler (default with --nfe), midpoint, heun, rk4, dopri5.")
+        str | None,
+        typer.Option(
+            help="With --nfe: euler (default), midpoint, heun, rk4, adams2 to adams4, dpm2m. "
+            "With --tolerance: adams2 to adams4 (default), bosh3, dopri5, tsit5."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which noise.", min=0)] = 0,
     label: Annotated[int | None, typer.Option(help="Class of all samples; default: all in turn.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none.", min=0)
+    ] = None,
     batch: Annotated[int, typer.Option(help="Samples generated together.", min=1)] = 500,
     device: Device = "auto",
 ) -> None:
@@ -208,6 +256,7 @@ def sample(
         solver=solver,
         seed=seed,
         label=label,
+        guidance=guidance,
         batch=batch,
         device=device,
     )
@@ -240,10 +289,10 @@ def inspect(
 
 
 def _overrides(
-    settings: list[str] | None, seed: int | None, named: dict[str, int | None] | None = None
+    settings: list[str] | None, seed: int | None, named: dict[str, float | None] | None = None
 ) -> list[str]:
     """Return all changes of the recipe as `section.key=value`; named options come last."""
-    changes = {"seed": seed, **(named or {})}
+    changes: dict[str, float | None] = {"seed": seed, **(named or {})}
     return [
         *(settings or []),
         *(f"{key}={value}" for key, value in changes.items() if value is not None),
@@ -272,22 +321,20 @@ def _weights(text: str | None, pairs: list[Path]) -> "list[Fraction] | None":
     return weights
 
 
-def _method(solver: str | None, steps: int | None, tolerance: float | None) -> list[str]:
+def _method(solver: str | None, steps: int | None, tolerance: float | None, grid: str | None) -> list[str]:
     """Return the [couple] settings of a solver given on the command line."""
     from reflow.errors import UsageError
 
     if steps is not None and tolerance is not None:
-        raise UsageError("give --steps (a fixed grid) or --tolerance (adaptive), not both")
-    if tolerance is not None:
-        return [
-            f'couple.solver="{solver or "dopri5"}"',
-            "couple.steps=none",
-            f"couple.tolerance={tolerance}",
-        ]
-    if steps is not None:
-        return [
-            f'couple.solver="{solver or "heun"}"',
-            f"couple.steps={steps}",
-            "couple.tolerance=none",
-        ]
-    return [] if solver is None else [f'couple.solver="{solver}"']
+        raise UsageError("give --steps (a fixed grid) or --tolerance (a pilot finds the steps), not both")
+    if steps is None and tolerance is None and solver is None and grid is None:
+        return []
+    changes = {"steps": steps, "tolerance": tolerance, "grid": grid}
+    if steps is not None or tolerance is not None:
+        solver = solver or ("adams" if steps is None else "heun")
+    chosen = [] if solver is None else [f'couple.solver="{solver}"']
+    return chosen + [
+        f"couple.{key}={'none' if value is None else value}"
+        for key, value in changes.items()
+        if value is not None or steps is not None or tolerance is not None
+    ]

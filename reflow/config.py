@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from reflow.errors import ReflowError
 
-FIXED_SOLVERS = ("euler", "midpoint", "heun", "rk4")
-ADAPTIVE_SOLVERS = ("dopri5",)
-SolverName = Literal["euler", "midpoint", "heun", "rk4", "dopri5"]
+FixedSolver = Literal["euler", "midpoint", "heun", "rk4", "adams2", "adams3", "adams4", "dpm2m"]
+FIXED_SOLVERS: tuple[str, ...] = get_args(FixedSolver)  # take steps
+TOLERANT_SOLVERS = ("adams", "adams2", "adams3", "adams4", "bosh3", "dopri5", "tsit5")  # take a tolerance
+SolverName = Literal[FixedSolver, "adams", "bosh3", "dopri5", "tsit5"]
+GridName = Literal["uniform", "cosine", "shifted", "edm", "calibrated"]
 DistanceName = Literal["squared", "pseudo-huber"]
 
 Count = Annotated[int, Field(gt=0)]
@@ -136,21 +138,40 @@ class DistillSettings(FitSettings):
     distance: DistanceName = Field("squared", description="what compares images")
 
 
+TOLERANCE = 2e-3  # a quarter of the step between two grey levels of 8 bits
+
+
 class SolverSettings(Settings):
     """A numerical method with either a number of steps or a tolerance."""
 
-    solver: SolverName = Field("dopri5", description="numerical method of the ODE")
+    solver: SolverName = Field(
+        "adams",
+        description="numerical method of the ODE; adams takes a tolerance and finds order, grid and "
+        "number of steps with a pilot",
+    )
     steps: Count | None = Field(None, description="steps of a fixed grid")
     tolerance: Positive | None = Field(
-        None, description="wanted error of the images, in data units, of an adaptive solver"
+        None,
+        description=f"wanted RMS error of the images, in data units; {TOLERANCE:g} without steps",
+    )
+    grid: GridName | None = Field(
+        None,
+        exclude_if=lambda grid: grid is None,  # as for label_dropout
+        description="times of a fixed grid; calibrated: from a pilot; default: the solver's usual one",
     )
 
     @model_validator(mode="after")
     def _match(self) -> "SolverSettings":
-        if self.solver in ADAPTIVE_SOLVERS and (self.tolerance is None or self.steps is not None):
+        if self.steps is None and self.tolerance is None and self.solver in TOLERANT_SOLVERS:
+            object.__setattr__(self, "tolerance", TOLERANCE)  # a default that depends on another setting
+        if self.steps is not None and self.tolerance is not None:
+            raise ValueError("give steps (a fixed grid) or a tolerance, not both; none takes one back")
+        if self.steps is not None and self.solver not in FIXED_SOLVERS:
             raise ValueError(f"solver {self.solver} takes a tolerance and no steps")
-        if self.solver in FIXED_SOLVERS and (self.steps is None or self.tolerance is not None):
+        if self.steps is None and self.solver not in TOLERANT_SOLVERS:
             raise ValueError(f"solver {self.solver} takes steps and no tolerance")
+        if self.grid is not None and self.steps is None:
+            raise ValueError("grid is for a fixed number of steps; leave it out with a tolerance")
         return self
 
 
@@ -179,7 +200,7 @@ class GuidanceSettings(Settings):
         return self
 
 
-class CoupleSettings(SolverSettings):
+class CoupleSettings(SolverSettings, GuidanceSettings):
     """[couple]: making pairs."""
 
     count: Count = Field(description="number of pairs")
@@ -187,6 +208,27 @@ class CoupleSettings(SolverSettings):
     shard: Count = Field(2000, description="pairs per file")
     image_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="precision of the stored images; the noise is always float32"
+    )
+    labels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None,
+        min_length=1,
+        exclude_if=lambda labels: labels is None,  # as for label_dropout
+        description="classes of the pairs, in turn; default: all classes",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        exclude_if=lambda precision: precision == "float32",
+        description="of the network's inside (autocast); solver, t and noise stay float32",
+    )
+    noise_gate: tuple[Positive, Positive] = Field(
+        (0.8, 1.2),
+        exclude_if=lambda gate: gate == (0.8, 1.2),
+        description="with --invert: bounds of |noise|^2 per dimension; pairs outside are dropped",
+    )
+    round_trip_gate: Positive = Field(
+        0.05,
+        exclude_if=lambda gate: gate == 0.05,
+        description="with --invert: largest RMS error of an image taken to noise and back, in data units",
     )
 
 
@@ -197,9 +239,7 @@ class EvaluateSettings(Settings):
     nfe: tuple[Count, ...] = Field(
         (1, 2, 4, 8, 16, 100), min_length=1, description="network evaluations per sample"
     )
-    solver: Literal["euler", "midpoint", "heun", "rk4"] = Field(
-        "euler", description="fixed-grid method for the figures per NFE"
-    )
+    solver: FixedSolver = Field("euler", description="fixed-grid method for the figures per NFE")
     projections: Count = Field(500, description="directions of the sliced Wasserstein distance")
     straightness_samples: Count = Field(256, description="trajectories behind the straightness")
     straightness_tolerance: Positive = Field(
@@ -290,13 +330,23 @@ def with_source(recipe: Recipe, source: str) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
 
 
-def solver_settings(solver: str, *, steps: int | None, tolerance: float | None) -> SolverSettings:
+def solver_settings(
+    solver: str, *, steps: int | None, tolerance: float | None, grid: str | None = None
+) -> SolverSettings:
     """Return the settings of a solver, checked."""
-    content = {"solver": solver, "steps": steps, "tolerance": tolerance}
+    content = {"solver": solver, "steps": steps, "tolerance": tolerance, "grid": grid}
     try:
         return SolverSettings.model_validate(content)
     except ValidationError as error:
         raise ReflowError(f"solver: {_explain(error)}") from error
+
+
+def guidance_settings(scale: float | None) -> GuidanceSettings:
+    """Return the settings of guidance at every t, checked."""
+    try:
+        return GuidanceSettings(guidance=scale)
+    except ValidationError as error:
+        raise ReflowError(f"--guidance: {_explain(error)}") from error
 
 
 def settings_table(recipe: Recipe) -> list[tuple[str, Any, str]]:

@@ -1,12 +1,16 @@
 """Where the networks run."""
 
 import torch
+from torch import Tensor
 
 from reflow.errors import ReflowError, UsageError
+from reflow.flow import VelocityField
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, rank: int = 0) -> torch.device:
     """Return the device of `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; auto takes the fastest there is.
+
+    Processes of one machine share its GPUs by `rank`, unless a number is given.
 
     Raises ReflowError for a device that this machine or this build of torch does not have.
     """
@@ -15,7 +19,7 @@ def choose_device(name: str) -> torch.device:
     torch.backends.cudnn.deterministic = True
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", rank % torch.cuda.device_count())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, number = name.partition(":")
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": 1}
@@ -25,4 +29,28 @@ def choose_device(name: str) -> torch.device:
         raise UsageError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps")
     if int(number or 0) >= present[kind]:
         raise ReflowError(f"--device {name}: this machine has {present[kind]} {kind} devices")
+    if name == "cuda":
+        return torch.device("cuda", rank % torch.cuda.device_count())
     return torch.device(name)
+
+
+def in_precision(field: VelocityField, precision: str, device: torch.device) -> VelocityField:
+    """Return the field with its network computed in this precision (autocast) and float32 outside.
+
+    Raises ReflowError for a precision that the device only emulates, many times slower.
+    """
+    if precision == "float32":
+        return field
+    dtype = getattr(torch, precision)
+    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        raise ReflowError(
+            f"precision {precision}: this CPU only emulates it, many times slower; leave it at float32"
+        )
+    if device.type == "cpu" and dtype == torch.float16:
+        raise ReflowError("precision float16 is for GPUs; on this CPU use bfloat16 or float32")
+
+    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        with torch.autocast(device.type, dtype):
+            return field(x, t, label).float()
+
+    return velocity

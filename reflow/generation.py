@@ -1,58 +1,152 @@
-"""Generating samples by number: noise i, label i, and the solver's end point, batch by batch."""
+"""Generating samples by number: noise i, label i, and the solver's end point.
 
-from collections.abc import Iterator
+`arrivals` yields samples as they arrive, in no particular order; `generate` collects them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from reflow.config import SolverSettings, solver_settings
+from reflow.config import GuidanceSettings, SolverSettings, solver_settings
 from reflow.errors import ReflowError
-from reflow.flow import Pair
+from reflow.flow import Pair, VelocityField
+from reflow.guidance import evaluations_per_call, guided
 from reflow.models import Model
 from reflow.noise import noise
-from reflow.solvers import SOLVERS, integrate, steps_for
+from reflow.solvers import USUAL
+from reflow.solvers.engine import Arrival, Draw, solve
+from reflow.solvers.plan import CALIBRATED, PER_SAMPLE, Plan, fixed_plan, per_sample_plan, steps_for
+
+CHUNK = 64  # samples whose noise is drawn at once
 
 
-class Batch(NamedTuple):
-    """Noise and images (B, *event) on the CPU, and the evaluations (B,) they took."""
+@dataclass(frozen=True)
+class Source:
+    """Which noise and labels the sample of a number has, and where it is solved.
+
+    labels: classes that samples take in turn, or None for models without classes.
+    """
+
+    event: tuple[int, ...]
+    labels: Sequence[int] | None
+    seed: int
+    stream: str
+    device: torch.device
+
+    def noise(self, numbers: Sequence[int]) -> Tensor:
+        """Return the noise (n, *event) of these numbers, on the CPU."""
+        return noise(self.seed, self.stream, numbers, self.event)
+
+    def label(self, numbers: Sequence[int]) -> Tensor | None:
+        """Return the labels (n,) of these numbers, on the CPU, or None."""
+        if self.labels is None:
+            return None
+        return torch.tensor(self.labels)[torch.tensor(numbers, dtype=torch.int64) % len(self.labels)]
+
+    def draws(self, numbers: Sequence[int]) -> Iterator[Draw]:
+        """Yield the samples of these numbers in order, on the device."""
+        for start in range(0, len(numbers), CHUNK):
+            chunk = numbers[start : start + CHUNK]
+            label = self.label(chunk)
+            yield Draw(
+                torch.tensor(chunk, device=self.device),
+                self.noise(chunk).to(self.device),
+                None if label is None else label.to(self.device),
+            )
+
+
+class Samples(NamedTuple):
+    """Noise and images (n, *event) in the order of their numbers on the CPU, evaluations (n,)."""
 
     pair: Pair
     nfe: Tensor
 
 
-def balanced_labels(indices: range, classes: int | None) -> Tensor | None:
-    """Return label i mod classes for every index, or None without classes."""
-    return None if classes is None else torch.arange(indices.start, indices.stop) % classes
+def source_of(
+    model: Model, *, seed: int, stream: str, device: torch.device, labels: Sequence[int] | None = None
+) -> Source:
+    """Return the source of a model's samples; without `labels` all classes come in turn.
+
+    Raises ReflowError for labels that the model does not know.
+    """
+    if labels is None and model.classes is not None:
+        labels = range(model.classes)
+    elif labels is not None:
+        require_labels(model, labels)
+    return Source(model.event, labels, seed, stream, device)
+
+
+def require_labels(model: Model, labels: Sequence[int]) -> None:
+    """Refuse labels that the model does not know."""
+    if model.classes is None:
+        raise ReflowError("labels: this model was trained without labels (data.labels = true)")
+    strange = [label for label in labels if not 0 <= label < model.classes]
+    if strange:
+        raise ReflowError(f"label {strange[0]}: this model has classes 0 to {model.classes - 1}")
+
+
+class Charged(NamedTuple):
+    """A velocity field, and how many network evaluations a sample costs in one call of it."""
+
+    field: VelocityField
+    cost: int
+
+
+def charged(model: Model, guidance: GuidanceSettings, *, compiled: bool = False) -> Charged:
+    """Return the velocity to follow, guided as the settings say and compiled if asked for."""
+    velocity = guided(model, guidance)
+    cost = evaluations_per_call(velocity)
+    return Charged(torch.compile(velocity, dynamic=False) if compiled else velocity, cost)
+
+
+def arrivals(
+    velocity: Charged, source: Source, numbers: Sequence[int], plan: Plan, *, batch: int, constant: bool
+) -> Iterator[Arrival]:
+    """Yield samples of these numbers as they arrive, network evaluations counted."""
+    like = torch.empty(0, device=source.device)
+    draws = source.draws(numbers)
+    for arrival in solve(velocity.field, plan.method(like), draws, batch=batch, constant=constant):
+        yield arrival._replace(nfe=arrival.nfe * velocity.cost)
 
 
 def generate(
     model: Model,
-    indices: range,
+    count: int,
     *,
     method: SolverSettings,
     seed: int,
     stream: str,
     batch: int,
     device: torch.device,
-    labels: Tensor | None = None,
-) -> Iterator[Batch]:
-    """Yield the samples of these numbers in order; `labels` (n,) replaces balanced classes."""
-    if labels is None:
-        labels = balanced_labels(indices, model.classes)
-    for start in range(0, len(indices), batch):
-        chosen = indices[start : start + batch]
-        label = None if labels is None else labels[start : start + len(chosen)]
-        x0 = noise(seed, stream, chosen, model.event)
-        solution = integrate(
-            model,
-            x0.to(device),
-            solver=method.solver,
-            steps=method.steps,
-            tolerance=method.tolerance,
-            label=None if label is None else label.to(device),
-        )
-        yield Batch(Pair(x0, solution.x1.cpu(), label), solution.nfe.cpu())
+    labels: Sequence[int] | None = None,
+    guidance: GuidanceSettings | None = None,
+) -> Iterator[Samples]:
+    """Yield samples number 0 to count - 1, a batch at a time and in order."""
+    source = source_of(model, seed=seed, stream=stream, device=device, labels=labels)
+    velocity = charged(model, guidance or GuidanceSettings())
+    plan = plan_without_pilot(method)
+    for start in range(0, count, batch):
+        numbers = range(start, min(start + batch, count))
+        x0 = source.noise(numbers)
+        x1, nfe = torch.empty_like(x0), torch.zeros(len(numbers), dtype=torch.int64)
+        for arrival in arrivals(velocity, source, numbers, plan, batch=batch, constant=False):
+            rows = arrival.number.cpu() - start
+            x1[rows], nfe[rows] = arrival.x1.cpu(), arrival.nfe.cpu()
+        yield Samples(Pair(x0, x1, source.label(numbers)), nfe)
+
+
+def plan_without_pilot(method: SolverSettings) -> Plan:
+    """Return the plan for a few samples, which do not pay for a pilot.
+
+    With a tolerance, that is a step size per sample, which bounds the order of the error only.
+    """
+    if method.steps is not None:
+        grid = None if method.grid == "calibrated" else method.grid
+        return fixed_plan(method.solver, method.steps, grid)
+    return per_sample_plan(USUAL if method.solver == CALIBRATED else method.solver, method.tolerance)
 
 
 def fixed_method(model: Model, nfe: int, solver: str = "euler") -> SolverSettings:
@@ -70,16 +164,20 @@ def usual_method(model: Model) -> SolverSettings:
     if model.student_steps is not None:
         return fixed_method(model, model.student_steps)
     couple = model.recipe["couple"]
-    return solver_settings(couple["solver"], steps=couple["steps"], tolerance=couple["tolerance"])
+    return solver_settings(
+        couple["solver"],
+        steps=couple["steps"],
+        tolerance=couple["tolerance"],
+        grid=couple.get("grid"),
+    )
 
 
-def adaptive_method(model: Model, tolerance: float, solver: str | None = None) -> SolverSettings:
-    """Return the adaptive solver at a tolerance; refuse it to a student."""
+def tolerant_method(model: Model, tolerance: float, solver: str | None = None) -> SolverSettings:
+    """Return a solver at a tolerance; refuse it to a student."""
     if model.student_steps is not None:
         raise ReflowError(
             f"this model was distilled for {model.student_steps} Euler steps and takes no tolerance"
         )
-    name = solver or "dopri5"
-    if name in SOLVERS and SOLVERS[name].error is None:
-        raise ReflowError(f"--solver {name} takes --steps or --nfe, not --tolerance")
-    return solver_settings(name, steps=None, tolerance=tolerance)
+    if solver is not None and solver not in {*PER_SAMPLE, CALIBRATED}:
+        raise ReflowError(f"--solver {solver} takes --steps or --nfe, not --tolerance")
+    return solver_settings(solver or CALIBRATED, steps=None, tolerance=tolerance)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from reflow.config import MlpSettings, Recipe, UnetSettings, override, parse_recipe
+from reflow.data import DataSet, open_data, split
 from reflow.errors import ReflowError
 from reflow.models import Model, build
 from reflow.models.preconditioning import Preconditioned
@@ -68,3 +69,18 @@ def _learnt(model: Model) -> list[str]:
     return [
         parents[role] for number in range(1, len(parents) + 1) if (role := pairs_role(number)) in parents
     ]
+
+
+def real_data(recipe: Recipe, model: Model) -> tuple[DataSet, DataSet]:
+    """Return training and held-out data as the base model's training split them.
+
+    Raises ReflowError for other data: nobody could tell which of its samples the model has seen.
+    """
+    how = model.header.facts["split"]
+    data = open_data(recipe.data, how["seed"])
+    if data.digest() != how["data"]:
+        raise ReflowError(
+            f"--data {recipe.data.source} is not the data that the model was trained on "
+            f"(samples of {data.event}, the model works on {model.event}); give that data"
+        )
+    return split(data, how["held_out"], how["seed"])

@@ -5,7 +5,7 @@ apart what must not share noise: a student is never evaluated on the noise that 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -14,14 +14,21 @@ from torch import Generator, Tensor
 
 def noise(seed: int, stream: str, indices: Iterable[int], event: tuple[int, ...]) -> Tensor:
     """Return standard normal noise (n, *event), float32, for the given draw numbers."""
-    key = np.array([seed, _words(stream)[0]], dtype=np.uint64)
-    rows = [
-        np.random.Generator(
-            np.random.Philox(key=key, counter=np.array([0, 0, index, 0], dtype=np.uint64))
-        ).standard_normal(event, dtype=np.float32)
-        for index in indices
-    ]
+    rows = [rng.standard_normal(event, dtype=np.float32) for rng in _draws(seed, stream, indices)]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, *event)
+
+
+def uniform(seed: int, stream: str, indices: Iterable[int], event: tuple[int, ...]) -> Tensor:
+    """Return numbers (n, *event) uniform in [0, 1), float32, for the given draw numbers."""
+    rows = [rng.random(event, dtype=np.float32) for rng in _draws(seed, stream, indices)]
+    return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, *event)
+
+
+def _draws(seed: int, stream: str, indices: Iterable[int]) -> Iterator[np.random.Generator]:
+    key = np.array([seed, _words(stream)[0]], dtype=np.uint64)
+    for index in indices:
+        counter = np.array([0, 0, index, 0], dtype=np.uint64)
+        yield np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def generator(device: torch.device, seed: int, stream: str, *position: int) -> Generator:

@@ -45,11 +45,11 @@ def shard_name(number: int, count: int) -> str:
 
 
 def write_shard(path: Path, pair: Pair, header: Header) -> str:
-    """Write one shard and return its digest."""
+    """Write one shard, unless another process has, and return the digest of what stands there."""
     tensors = {"noise": pair.x0, "image": pair.x1}
     if pair.label is not None:
         tensors["label"] = pair.label
-    return write_artifact(path, tensors, header)
+    return write_artifact(path, tensors, header, once=True)
 
 
 def write_index(directory: Path, header: Header, shards: Sequence[dict[str, Any]]) -> None:

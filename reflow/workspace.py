@@ -10,19 +10,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reflow.artifacts import LOG, MODEL, PAIRS, PREVIEW, SHARDS, STATE, Header, leftovers, writing
+from reflow.artifacts import LOG, MODEL, PAIRS, PLAN, PREVIEW, SHARDS, STATE, Header, leftovers, writing
 from reflow.errors import ReflowError
 
 LOCK = ".lock"
 WEIGHTS = "weights"  # the fact that tells in which proportions sets of pairs are mixed
-OURS = {"model": (MODEL, STATE, LOG, PREVIEW), "pairs": (PAIRS, SHARDS)}
+OURS = {"model": (MODEL, STATE, LOG, PREVIEW), "pairs": (PAIRS, SHARDS, PLAN)}
 
 
 @contextlib.contextmanager
 def claim(
-    directory: Path, kind: Literal["model", "pairs"], *, inputs: Sequence[Path] = (), fresh: bool
+    directory: Path,
+    kind: Literal["model", "pairs"],
+    *,
+    inputs: Sequence[Path] = (),
+    fresh: bool,
+    part: str | None = None,
 ) -> Iterator[None]:
     """Create the directory and hold it until the block ends; `fresh` removes what a stage left.
+
+    part: hold only this part of it, beside other processes that hold other parts.
 
     Raises ReflowError when it cannot be written, another process holds it, it is one of the inputs or
     holds an artifact of another kind.
@@ -35,20 +42,33 @@ def claim(
         raise ReflowError(f"--out {directory} holds {other}, not {kind}; give another --out")
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / LOCK).open("w")
+    with contextlib.ExitStack() as stack:
+        busy = f"{directory} is being written by another reflow; wait for it, or give another --out"
+        stack.enter_context(held(directory / LOCK, busy, shared=part is not None))
+        if part is not None:
+            name = f"{LOCK}-{part.replace('/', '-of-')}"
+            busy = f"part {part} of {directory} is being written by another reflow; wait for it"
+            stack.enter_context(held(directory / name, busy))
+        else:
+            for leftover in leftovers(directory):
+                leftover.unlink(missing_ok=True)
+            if fresh:
+                for path in (path for name in OURS[kind] for path in directory.glob(name)):
+                    path.unlink()
+        yield
+
+
+@contextlib.contextmanager
+def held(path: Path, busy: str | None = None, *, shared: bool = False) -> Iterator[None]:
+    """Hold an advisory lock until the block ends; wait for it, or raise ReflowError(busy) at once."""
+    with writing(path):
+        lock = path.open("w")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(lock, mode if busy is None else mode | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ReflowError(
-                f"{directory} is being written by another reflow; wait for it, or give another --out"
-            ) from error
-        for leftover in leftovers(directory):
-            leftover.unlink()
-        if fresh:
-            for name in OURS[kind]:
-                for path in directory.glob(name):
-                    path.unlink()
+            raise ReflowError(busy) from error
         yield
 
 

@@ -7,6 +7,7 @@ for data N(m, s^2) is N(t m, sigma_t^2).
 
 import torch
 from torch import Tensor
+from torchdiffeq import odeint
 
 from reflow.flow import VelocityField
 
@@ -61,3 +62,69 @@ def data_set(points: Tensor) -> VelocityField:
         return (share @ points - x) / (1 - time)
 
     return field
+
+
+def six_blobs(std: float) -> VelocityField:
+    """Return the field of a mixture of six blobs of this standard deviation in the plane."""
+    weights = torch.tensor([1, 2, 3, 1, 2, 3], dtype=torch.float64) / 12
+    return mixture(weights, draws(6, 2, seed=1), torch.full((6,), std, dtype=torch.float64))
+
+
+def hyperbola(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    """Evaluate dx/dt = -2 t x^2, whose solution is x0 / (1 + x0 t^2)."""
+    return -2 * t[:, None] * x**2
+
+
+def power(degree: int) -> VelocityField:
+    """Return the field (k + 1) t^k, whose solution is x0 + t^(k + 1)."""
+
+    def field(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG001
+        return (degree + 1) * (t**degree)[:, None].expand_as(x)
+
+    return field
+
+
+def gaussian_by_label(*stds: float) -> VelocityField:
+    """Return the field whose data, for label k, is N(0, stds[k]^2): the smaller, the stiffer."""
+
+    def field(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        assert label is not None
+        return gaussian(x.new_zeros(1), x.new_tensor(stds)[label][:, None])(x, t)
+
+    return field
+
+
+class Counted:
+    """A field that counts the evaluations of every sample, told apart by its label."""
+
+    def __init__(self, field: VelocityField, samples: int) -> None:
+        self.field = field
+        self.evaluations = torch.zeros(samples, dtype=torch.int64)
+
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Evaluate the field."""
+        assert label is not None
+        self.evaluations.index_add_(0, label, torch.ones_like(label))
+        return self.field(x, t, label)
+
+
+def draws(n: int, dimension: int = 3, seed: int = 0) -> Tensor:
+    """Return standard normal numbers (n, dimension) in double precision."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dimension, generator=rng, dtype=torch.float64)
+
+
+def rms(error: Tensor) -> float:
+    """Return the root mean square."""
+    return float(error.square().mean().sqrt())
+
+
+def independent_end(field: VelocityField, x0: Tensor, t1: float = 1.0) -> Tensor:
+    """Return where torchdiffeq carries x0 from t = 0 to t1, to some ten digits."""
+
+    def right_hand_side(t: Tensor, x: Tensor) -> Tensor:
+        return field(x, t.expand(len(x)))
+
+    ends = torch.tensor([0.0, t1], dtype=x0.dtype)
+    states: Tensor = odeint(right_hand_side, x0, ends, method="dopri5", rtol=1e-10, atol=1e-10)
+    return states[-1]

@@ -1,7 +1,9 @@
 """Artifacts: whole or absent, equal bytes for equal inputs, checked on reading, readable for ever."""
 
+import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +76,44 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         read_artifact(tmp_path / "m", "model")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("once", [False, True])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, once: bool
+) -> None:
+    def full(number: int) -> None:  # noqa: ARG001
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     path = tmp_path / "m"
     write_atomically(path, b"old")
-    (tmp_path / f".m.{os.getpid()}.part").mkdir()  # in the way of the temporary file
-    with pytest.raises(ReflowError, match="cannot be written"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ReflowError, match="cannot be written: No space left"):
+        write_atomically(path, b"new", once=once)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("m", b"old")]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+def test_of_two_writers_of_one_file_the_first_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(path: Path, target: Path) -> None:  # noqa: ARG001
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    other = {name: tensor + 1 for name, tensor in tensors().items()}
+    first = write_artifact(tmp_path / "m", tensors(), HEADER, once=True)
+    assert write_artifact(tmp_path / "m", other, HEADER, once=True) == first == file_digest(tmp_path / "m")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert write_artifact(tmp_path / "m", other, HEADER) == file_digest(tmp_path / "m") != first
+
+
+def test_writers_at_the_same_time_do_not_share_a_temporary_file(tmp_path: Path) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        put = list(pool.map(lambda content: write_atomically(tmp_path / "m", content, once=True), contents))
+    assert put.count(True) == 1
+    assert (tmp_path / "m").read_bytes() == contents[put.index(True)]
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def pair(n: int, offset: int = 0) -> Pair:

@@ -1,6 +1,5 @@
 """Bad input: one line that says what, where and what to do; exit code 1 or 2; nothing damaged."""
 
-import hashlib
 import json
 import resource
 import shutil
@@ -8,23 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Answer, Command
+from conftest import TINY, Answer, Command, digests, one_line
 
 from reflow.workspace import claim
-
-
-def one_line(answer: Answer, code: int = 1) -> str:
-    """Return the message of a refusal after checking its form."""
-    assert answer.code == code, answer.err
-    assert "Traceback" not in answer.err
-    last = answer.err.strip().splitlines()[-1]
-    assert last.startswith("reflow: ")
-    return last
-
-
-def digests(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture
@@ -240,7 +225,7 @@ def test_a_full_disk_leaves_nothing_half_written(reflow: Command, run: Path) -> 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot be written" in one_line(answer)
-    assert {path.name for path in (run / "more").iterdir()} == {".lock"}
+    assert {path.name for path in (run / "more").iterdir()} == {".lock", ".plan.lock", "plan.json"}
     assert {path: digest for path, digest in digests(run).items() if "/more/" not in path} == before
     assert reflow("couple", run / "base", "--out", run / "more").code == 0
 

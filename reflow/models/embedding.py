@@ -39,5 +39,6 @@ class Embedding(nn.Module):
             raise ReflowError(f"this model {needs}")
         if self.classes is not None:
             features = features + self.classes(label)
-        mapped: Tensor = self.layers(features)
+        with torch.autocast(level.device.type, enabled=False):  # t is told apart in float32 only
+            mapped: Tensor = self.layers(features)
         return mapped

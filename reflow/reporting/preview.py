@@ -16,8 +16,6 @@ def preview(model: Model, *, seed: int, device: torch.device) -> bytes:
     """Return a PNG of quick samples: 16 evaluations each, or as many as a student was made for."""
     count = IMAGES if len(model.event) == 3 else POINTS
     method = QUICK if model.student_steps is None else usual_method(model)
-    batches = generate(
-        model, range(count), method=method, seed=seed, stream="preview", batch=count, device=device
-    )
+    batches = generate(model, count, method=method, seed=seed, stream="preview", batch=count, device=device)
     samples = torch.cat([batch.pair.x1 for batch in batches])
     return png(grid(samples, columns=8)) if samples.ndim == 4 else scatter(samples)

@@ -10,8 +10,12 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from reflow.pairs import PairStore, open_pairs
+from reflow.artifacts import PAIRS, Header
+from reflow.pairs import PairStore, open_pairs, read_index
 from reflow.pairs import Progress as BytesRead
+from reflow.solvers.pilot import Accuracy
+from reflow.solvers.plan import Plan
+from reflow.workspace import require_same
 
 LINE_SECONDS = 10.0  # plain lines come at least this far apart
 PATIENCE_SECONDS = 2.0  # what takes less than this shows nothing
@@ -77,6 +81,27 @@ def open_pairs_watched(directory: Path) -> PairStore:
     """Return the pairs in a directory, showing how far the check of all bytes is when it takes a while."""
     with _megabytes(f"check {directory}") as progress:
         return open_pairs(directory, progress)
+
+
+def already_complete(out: Path, header: Header) -> bool:
+    """Return whether `out` holds the complete pairs that are wanted, checked, and say so."""
+    if not (out / PAIRS).exists():
+        return False
+    found, _ = read_index(out / PAIRS)
+    require_same(out / PAIRS, found, header)
+    open_pairs_watched(out)
+    say(f"{out} is complete; nothing to do (--fresh makes it anew)")
+    return True
+
+
+def tell(plan: Plan, pilot: Accuracy, wanted: float | None) -> str:
+    """Return in one line what a pilot found."""
+    how = f"{len(plan.nodes) - 1} steps" if plan.nodes else f"{plan.local_tolerance:.2g} a step"
+    asked = "" if wanted is None else f" (asked for {wanted:g})"
+    return (
+        f"pilot: {plan.solver}, {how}; {pilot.samples} samples are off by {pilot.rms:.2g} RMS{asked}, "
+        f"the worst by {pilot.worst:.2g}; {pilot.evaluations / pilot.samples:.0f} evaluations each"
+    )
 
 
 @contextlib.contextmanager

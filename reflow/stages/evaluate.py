@@ -12,17 +12,17 @@ from torch import Tensor
 
 from reflow.artifacts import prepare, write_atomically
 from reflow.config import EvaluateSettings, Recipe, SolverSettings, with_source
-from reflow.data import DataSet, open_data, split
+from reflow.data import DataSet
 from reflow.devices import choose_device
 from reflow.errors import ReflowError
-from reflow.generation import balanced_labels, fixed_method, generate, usual_method
-from reflow.lineage import recipe_of
+from reflow.generation import fixed_method, generate, source_of, usual_method
+from reflow.lineage import real_data, recipe_of
 from reflow.metrics.classifier import Extractor, train_classifier
 from reflow.metrics.frechet import frechet_distance
 from reflow.metrics.sliced import sliced_wasserstein
 from reflow.metrics.straightness import straightness
 from reflow.models import Model, load_model
-from reflow.noise import draw_seed, noise
+from reflow.noise import draw_seed
 from reflow.reporting.progress import Meter, say
 
 SCHEMA = 1  # of the JSON
@@ -73,7 +73,7 @@ def run(
         if _split_of(model) != _split_of(models[0]):
             raise ReflowError(f"{path} and {paths[0]} were trained on other data, split or classes")
         _methods(model, settings)  # refuse what cannot be done before the work begins
-    training, held_out = _real_data(recipe, models[0])
+    training, held_out = real_data(recipe, models[0])
     yardstick = _yardstick(recipe, training, held_out)
     real, _ = training.take(_spread(len(training), min(settings.samples, len(training))))
     extractor = yardstick.extractor
@@ -127,21 +127,6 @@ def _split_of(model: Model) -> tuple[Any, ...]:
     return model.header.facts["split"], model.event, model.classes
 
 
-def _real_data(recipe: Recipe, model: Model) -> tuple[DataSet, DataSet]:
-    """Return training and held-out data as the base model's training split them.
-
-    Raises ReflowError for other data: nobody could tell which of its samples the model has seen.
-    """
-    how = model.header.facts["split"]
-    data = open_data(recipe.data, how["seed"])
-    if data.digest() != how["data"]:
-        raise ReflowError(
-            f"--data {recipe.data.source} is not the data that the model was trained on "
-            f"(samples of {data.event}, the model works on {model.event}); give that data"
-        )
-    return split(data, how["held_out"], how["seed"])
-
-
 def _yardstick(recipe: Recipe, training: DataSet, held_out: DataSet) -> _Yardstick:
     real, _ = held_out.take(np.arange(len(held_out)))
     extractor = features = None
@@ -171,7 +156,7 @@ def _evaluate(
     settings = recipe.evaluate
     labels = None
     if model.classes is not None and held_out.labels is not None:
-        labels = torch.from_numpy(held_out.labels[_spread(len(held_out), settings.samples)])
+        labels = held_out.labels[_spread(len(held_out), settings.samples)].tolist()
     methods = _methods(model, settings)
     figures = []
     with Meter(f"evaluate {path}", len(methods), "settings") as meter:
@@ -179,7 +164,7 @@ def _evaluate(
             batches = list(
                 generate(
                     model,
-                    range(settings.samples),
+                    settings.samples,
                     method=method,
                     seed=recipe.seed,
                     stream=STREAM,
@@ -220,11 +205,11 @@ def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
 def _straightness(model: Model, recipe: Recipe, where: torch.device) -> float:
     """Return the mean over trajectories, each per dimension."""
     settings = recipe.evaluate
+    source = source_of(model, seed=recipe.seed, stream=STREAM, device=where)
     values = []
     for start in range(0, settings.straightness_samples, settings.batch):
-        indices = range(start, min(start + settings.batch, settings.straightness_samples))
-        x0 = noise(recipe.seed, STREAM, indices, model.event).to(where)
-        label = balanced_labels(indices, model.classes)
+        numbers = range(start, min(start + settings.batch, settings.straightness_samples))
+        x0, label = source.noise(numbers).to(where), source.label(numbers)
         values.append(
             straightness(
                 model,

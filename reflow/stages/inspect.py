@@ -72,9 +72,27 @@ def _text(entry: dict[str, Any]) -> str:
         f"  sha256   {entry['sha256']}",
     ]
     lines += [f"  from     {role} {digest}" for role, digest in sorted(entry["parents"].items())]
-    lines += [f"  {key:<17} {value}" for key, value in sorted(entry["facts"].items())]
+    lines += [f"  {key:<17} {_brief(key, value)}" for key, value in sorted(entry["facts"].items())]
     lines.append(f"  recipe            {entry['recipe']['name']}, seed {entry['recipe']['seed']}")
     return "\n".join(lines)
+
+
+def _brief(key: str, value: Any) -> str:
+    """Return a fact for people: long lists as their lengths, figures of the pilot by name."""
+    if key == "plan":
+        grids = [value["nodes"], *value.get("finer", [])] if "nodes" in value else []
+        steps = ", then ".join(str(len(nodes) - 1) for nodes in grids)
+        return f"{value['solver']}, " + (
+            f"{steps} steps" if grids else f"{value['local_tolerance']:.3g} a step"
+        )
+    if key == "pilot":
+        return (
+            f"error {value['rms']:.2g} RMS, {value['worst']:.2g} worst, in data units, "
+            f"on {value['samples']} samples; {value['evaluations']} evaluations in all"
+        )
+    if key == "nfe_histogram":
+        return ", ".join(f"{nfe}: {count}" for nfe, count in value.items())
+    return str(value)
 
 
 def _recipe_text(recipe: Recipe) -> str:

@@ -67,7 +67,7 @@ def _panels(
             count = IMAGES if len(model.event) == 3 else POINTS
             batches = generate(
                 model,
-                range(count),
+                count,
                 method=method,
                 seed=int(model.recipe["seed"]),
                 stream=STREAM,

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from reflow.artifacts import Header, prepare, read_header, write_artifact, write_atomically, writing
-from reflow.config import SolverSettings
+from reflow.config import SolverSettings, guidance_settings
 from reflow.devices import choose_device
 from reflow.errors import ReflowError, UsageError
 from reflow.flow import Pair
-from reflow.generation import adaptive_method, fixed_method, generate, usual_method
+from reflow.generation import fixed_method, generate, require_labels, tolerant_method, usual_method
 from reflow.models import Model, load_model
 from reflow.reporting.pictures import grid, png, to_bytes, to_picture
 from reflow.reporting.plots import scatter
@@ -34,6 +33,7 @@ def run(
     solver: str | None,
     seed: int,
     label: int | None,
+    guidance: float | None,
     batch: int,
     device: str,
 ) -> None:
@@ -44,18 +44,20 @@ def run(
     _require_free(out)
     model = load_model(path).to(where)
     method = _method(model, nfe, tolerance, solver)
-    labels = None if label is None else _labels(model, label, count)
+    if label is not None:
+        require_labels(model, [label])
     pairs, evaluations = [], []
     with Meter("sample", count, "samples") as meter:
         for batch_of in generate(
             model,
-            range(count),
+            count,
             method=method,
             seed=seed,
             stream=STREAM,
             batch=batch,
             device=where,
-            labels=labels,
+            labels=None if label is None else [label],
+            guidance=guidance_settings(guidance),
         ):
             pairs.append(batch_of.pair)
             evaluations.append(batch_of.nfe)
@@ -87,18 +89,10 @@ def _method(model: Model, nfe: int | None, tolerance: float | None, solver: str 
     if nfe is not None:
         return fixed_method(model, nfe, solver or "euler")
     if tolerance is not None:
-        return adaptive_method(model, tolerance, solver)
+        return tolerant_method(model, tolerance, solver)
     if solver is not None:
         raise UsageError("--solver needs --nfe or --tolerance beside it")
     return usual_method(model)
-
-
-def _labels(model: Model, label: int, count: int) -> Tensor:
-    if model.classes is None:
-        raise ReflowError("--label: this model was trained without labels (data.labels = true)")
-    if not 0 <= label < model.classes:
-        raise ReflowError(f"--label {label}: this model has classes 0 to {model.classes - 1}")
-    return torch.full((count,), label, dtype=torch.int64)
 
 
 def _write_png(out: Path, samples: Pair, model: Model) -> None:

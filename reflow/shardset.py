@@ -1,0 +1,121 @@
+"""A set of pairs being made: which shards there are, which are complete, and the index that closes it.
+
+Several processes may fill one set: a shard is put under its name once, whoever comes first, and the
+index is written by the process that finds all shards there.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from reflow.artifacts import PAIRS, SHARDS, Header, file_digest, read_artifact, read_header
+from reflow.errors import ReflowError
+from reflow.flow import Pair
+from reflow.pairs import shard_name, write_index, write_shard
+from reflow.workspace import held, require_same
+
+LOCK = ".index.lock"
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """The shards of `items` numbered pairs, `size` of them each, in the directory `out`."""
+
+    out: Path
+    header: Header
+    items: int
+    size: int
+    entries: dict[int, dict[str, Any]] = field(default_factory=dict)  # of the shards known to be sound
+
+    def __len__(self) -> int:
+        return -(-self.items // self.size)
+
+    def path(self, shard: int) -> Path:
+        """Return the file of a shard."""
+        return self.out / shard_name(shard, len(self))
+
+    def numbers(self, shard: int) -> range:
+        """Return the pairs that belong to a shard."""
+        return range(shard * self.size, min((shard + 1) * self.size, self.items))
+
+    def refuse_strangers(self) -> None:
+        """Refuse shards of another count or size."""
+        names = {self.path(shard).name for shard in range(len(self))}
+        strangers = sorted({path.name for path in self.out.glob(SHARDS)} - names)
+        if strangers:
+            raise ReflowError(
+                f"{self.out} holds {strangers[0]}, of another --count or couple.shard; "
+                "give the same as before, another --out, or --fresh to discard them"
+            )
+
+    def check(self, shard: int) -> bool:
+        """Return whether a shard is there; refuse one that is damaged or of other settings."""
+        path = self.path(shard)
+        if shard in self.entries:
+            return True
+        if not path.exists():
+            return False
+        found, _ = read_artifact(path, "pairs")
+        require_same(path, found, self.header)
+        self._enter(shard, found, file_digest(path))
+        return True
+
+    def _enter(self, shard: int, found: Header, digest: str) -> None:
+        """Note a shard that stands, with what its own header says."""
+        own = {key: value for key, value in found.facts.items() if key not in self.header.facts}
+        self.entries[shard] = {"file": self.path(shard).name, "sha256": digest, **own}
+
+    def write(self, shard: int, pair: Pair, facts: dict[str, Any]) -> None:
+        """Write a shard, unless another process has; the facts are its own."""
+        header = replace(self.header, facts=self.header.facts | facts)
+        digest = write_shard(self.path(shard), pair, header)
+        self._enter(shard, read_header(self.path(shard), "pairs"), digest)
+
+    def missing(self) -> int:
+        """Return how many shards are still to come."""
+        return sum(not self.path(shard).exists() for shard in range(len(self)))
+
+    def close(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write the index of all shards, unless another process has; return the facts of the set."""
+        with held(self.out / LOCK):
+            for shard in range(len(self)):
+                self.check(shard)
+            entries = [dict(self.entries[shard]) for shard in range(len(self))]
+            totals = _totals(entries)
+            kept = [entry for entry in entries if entry["count"]]
+            if not kept:
+                raise ReflowError(
+                    f"{self.out}: every pair fell outside the gates; "
+                    "widen couple.noise_gate or couple.round_trip_gate"
+                )
+            if not (self.out / PAIRS).exists():
+                everything = self.header.facts | facts | totals
+                write_index(self.out, replace(self.header, facts=everything), kept)
+            return totals
+
+
+def spent(nfe: Tensor) -> dict[str, Any]:
+    """Return how many pairs there are and how many evaluations (n,) they took."""
+    return _figures(Counter(nfe.tolist()))
+
+
+def _totals(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the same of all shards, whose histograms leave the entries."""
+    histogram: Counter[int] = Counter()
+    for entry in entries:
+        histogram.update({int(key): n for key, n in entry.pop("nfe_histogram").items()})
+    return _figures(histogram)
+
+
+def _figures(histogram: Counter[int]) -> dict[str, Any]:
+    count = sum(histogram.values())
+    total = sum(nfe * n for nfe, n in histogram.items())
+    return {
+        "count": count,
+        "nfe_mean": round(total / count, 4) if count else 0.0,
+        "nfe_max": max(histogram, default=0),
+        "nfe_histogram": {str(nfe): n for nfe, n in sorted(histogram.items())},
+    }

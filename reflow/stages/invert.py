@@ -1,0 +1,146 @@
+"""invert: take real images back to noise along the model's ODE, as pairs to mix into reflow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reflow.artifacts import Header
+from reflow.config import CoupleSettings, Recipe, with_source
+from reflow.data import DataSet
+from reflow.devices import choose_device, in_precision
+from reflow.errors import Interrupted
+from reflow.flow import Pair, VelocityField
+from reflow.generation import charged
+from reflow.lineage import real_data, recipe_of, require_velocity_field
+from reflow.models import Model, load_model
+from reflow.noise import uniform
+from reflow.reporting.progress import Meter, already_complete, say, tell
+from reflow.shardset import ShardSet, spent
+from reflow.solvers.pilot import samples_for
+from reflow.solvers.solution import Solution, follow
+from reflow.survey import Survey, agreed, survey
+from reflow.training import watching_signals
+from reflow.workspace import claim
+
+STREAM = "dequantise"
+
+
+def run(
+    model_path: Path,
+    overrides: list[str],
+    *,
+    source: str | None,
+    out: Path,
+    device: str,
+    compiled: bool,
+    fresh: bool,
+) -> None:
+    """Make pairs of the training images of the model at `model_path` and their noise in `out`."""
+    where = choose_device(device)
+    model = load_model(model_path).to(where)
+    require_velocity_field(model, model_path)
+    recipe = recipe_of(model, overrides)
+    training, _ = real_data(recipe if source is None else with_source(recipe, source), model)
+    header = Header(
+        kind="pairs",
+        stage="couple",
+        rectification=model.header.rectification,
+        recipe=recipe.model_dump(mode="json"),
+        parents={"model": model.digest, "data": model.header.facts["split"]["data"]},
+        facts={"event": list(model.event), "classes": model.classes, "inverted": True},
+    )
+    with claim(out, "pairs", inputs=(model_path,), fresh=fresh):
+        if not already_complete(out, header):
+            shards = ShardSet(out, header, len(training), recipe.couple.shard)
+            _Inversion(model, training, recipe, where, compiled, shards).make()
+
+
+@dataclass(frozen=True)
+class _Inversion:
+    """What all shards of inverted data have in common."""
+
+    model: Model
+    data: DataSet
+    recipe: Recipe
+    device: torch.device
+    compiled: bool
+    shards: ShardSet
+
+    @property
+    def settings(self) -> CoupleSettings:
+        """The [couple] section."""
+        return self.recipe.couple
+
+    def make(self) -> None:
+        """Invert the shards that are missing and write the index."""
+        self.shards.refuse_strangers()
+        velocity = charged(self.model, self.settings, compiled=self.compiled)
+        field = in_precision(velocity.field, self.settings.precision, self.device)
+        found = agreed(self.shards.out, self.shards.header, lambda: self.find_plan(field, velocity.cost))
+        say(tell(found.plan, found.accuracy, self.settings.tolerance))
+        done = 0
+        with watching_signals() as stop, Meter("invert", len(self.data), "images") as meter:
+            for shard in range(len(self.shards)):
+                if not self.shards.check(shard):
+                    self.invert(shard, field, velocity.cost, found)
+                done += len(self.shards.numbers(shard))
+                meter.update(done)
+                if stop.signal is not None:
+                    raise Interrupted(stop.signal, f"after {done} images; the complete shards are kept")
+        facts = self.shards.close(found.facts())
+        outside = len(self.data) - facts["count"]
+        say(
+            f"{self.shards.out}: {facts['count']} pairs of {len(self.data)} images, {outside} outside the "
+            f"gates; {facts['nfe_mean']:.1f} evaluations each on average"
+        )
+
+    def find_plan(self, field: VelocityField, cost: int) -> Survey:
+        """Return the plan that a pilot found on the way from the data to the noise."""
+        x1, label = self.images(range(min(len(self.data), samples_for(len(self.data)))))
+        return survey(field, x1, label, self.settings, cost=cost, t0=1.0, t1=0.0)
+
+    def images(self, rows: range) -> tuple[Tensor, Tensor | None]:
+        """Return dequantised images of these rows, each grey level spread evenly, and their labels."""
+        x1, label = self.data.take(torch.arange(rows.start, rows.stop).numpy())
+        if len(self.model.event) == 3:
+            x1 = x1 + (uniform(self.recipe.seed, STREAM, rows, self.model.event) - 0.5) / 127.5
+        wanted = None if self.model.classes is None or label is None else label.to(self.device)
+        return x1.to(self.device), wanted
+
+    def invert(self, shard: int, field: VelocityField, cost: int, found: Survey) -> None:
+        """Take the images of a shard to noise and back, drop those outside the gates, write the rest."""
+        x1, label = self.images(self.shards.numbers(shard))
+
+        def solve(x: Tensor, t0: float, t1: float) -> Solution:
+            plan = found.plan if t0 > t1 else found.plan.reversed()
+            return follow(plan, field, x, t0=t0, t1=t1, label=label, batch=self.settings.batch)
+
+        back = solve(x1, 1.0, 0.0)
+        again = solve(back.x1, 0.0, 1.0)
+        size = back.x1.flatten(1).square().mean(1).cpu()
+        trip = (again.x1 - x1).flatten(1).square().mean(1).sqrt().cpu()
+        low, high = self.settings.noise_gate
+        keep = (size >= low) & (size <= high) & (trip <= self.settings.round_trip_gate)
+        dtype = getattr(torch, self.settings.image_dtype)
+        pair = Pair(
+            back.x1.cpu()[keep], x1.cpu()[keep].to(dtype), None if label is None else label.cpu()[keep]
+        )
+        facts = spent(back.nfe.cpu()[keep] * cost)
+        self.shards.write(shard, pair, facts | _quality(size, trip, keep))
+
+
+def _quality(size: Tensor, trip: Tensor, keep: Tensor) -> dict[str, Any]:
+    """Return |noise|^2 per dimension and round-trip errors of the images of a shard."""
+
+    def digits(value: Tensor) -> float:
+        return round(float(value), 6)
+
+    return {
+        "dropped": int((~keep).sum()),
+        "noise_square": [digits(size.min()), digits(size.mean()), digits(size.max())],
+        "round_trip_rms": digits(trip.square().mean().sqrt()),
+        "round_trip_worst": digits(trip.max()),
+    }
