@@ -5,6 +5,7 @@ RECIPE ?= digits
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 ROUNDS ?= 1
 DEVICE ?= auto
+NPROC ?= 1
 SAMPLES ?= 2000
 DATA ?=
 SET ?=
@@ -13,6 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 REFLOW := $(VENV)/bin/reflow
 READY := $(VENV)/ready
+COUPLE := $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --nproc-per-node $(NPROC) -m reflow,$(REFLOW)) couple
 BENCH := .venv-bench
 OPTIONS := --device $(DEVICE) $(foreach setting,$(SET),--set '$(setting)')
 SOURCE := $(if $(DATA),--data '$(DATA)')
@@ -69,7 +71,7 @@ $(RUN)/base/model.safetensors: | $(READY)
 
 define round
 $(RUN)/pairs$(call nth,$(1))/pairs.json: $(call teacher,$(1))/model.safetensors | $(READY)
-	$(REFLOW) couple $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
+	$(COUPLE) $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
 
 $(RUN)/reflow$(call nth,$(1))/model.safetensors: $(RUN)/pairs$(call nth,$(1))/pairs.json
 	$(REFLOW) train --pairs $$(<D) --init $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
