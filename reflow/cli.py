@@ -146,6 +146,10 @@ def couple(
         str | None,
         typer.Option(metavar="I/N", help="Make the shards of part I of N; jobs may share the directory."),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of the network: float32 (default), bfloat16 or, on GPUs, float16."),
+    ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network first (a minute or two).")
     ] = False,
@@ -161,6 +165,8 @@ def couple(
 
     overrides = _overrides(settings, seed, {"couple.count": count, "couple.guidance": guidance})
     overrides += _method(solver, steps, tolerance, grid)
+    if precision is not None:
+        overrides.append(f'couple.precision="{precision}"')
     if labels is not None:
         overrides.append(f"couple.labels=[{labels}]")
     if not invert:
@@ -168,9 +174,11 @@ def couple(
             raise UsageError("--data is for --invert; other pairs start from noise")
         stage.run(model, overrides, out=out, part=part, device=device, compiled=compiled, fresh=fresh)
         return
-    if part is not None or labels is not None:
-        raise UsageError("--invert takes all training images in one job; leave out --part and --labels")
-    inversion.run(model, overrides, source=data, out=out, device=device, compiled=compiled, fresh=fresh)
+    if part is not None or labels is not None or count is not None:
+        raise UsageError(
+            "--invert takes all training images in one job; leave out --part, --labels, --count"
+        )
+    inversion.run(model, overrides, source=data, out=out, device=device, fresh=fresh)
 
 
 @app.command()
@@ -244,7 +252,7 @@ def sample(
     batch: Annotated[int, typer.Option(help="Samples generated together.", min=1)] = 500,
     device: Device = "auto",
 ) -> None:
-    """Draw samples: a student in its own steps, other models by the [couple] solver of their recipe."""
+    """Draw samples: a student in its own steps, others by the [couple] solver of their recipe, no pilot."""
     from reflow.stages import sample as stage
 
     stage.run(

@@ -42,12 +42,17 @@ def in_precision(field: VelocityField, precision: str, device: torch.device) -> 
     if precision == "float32":
         return field
     dtype = getattr(torch, precision)
-    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
-        raise ReflowError(
-            f"precision {precision}: this CPU only emulates it, many times slower; leave it at float32"
-        )
     if device.type == "cpu" and dtype == torch.float16:
-        raise ReflowError("precision float16 is for GPUs; on this CPU use bfloat16 or float32")
+        raise ReflowError("precision float16 is for GPUs; on a CPU use bfloat16 or float32")
+    slow = {
+        "cpu": lambda: not torch.cpu._is_avx512_bf16_supported(),
+        "cuda": lambda: not torch.cuda.is_bf16_supported(including_emulation=False),
+    }
+    if dtype == torch.bfloat16 and device.type in slow and slow[device.type]():
+        raise ReflowError(
+            f"precision {precision}: this {device.type} device only emulates it, many times slower; "
+            "leave it at float32"
+        )
 
     def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         with torch.autocast(device.type, dtype):

@@ -3,7 +3,7 @@
 `arrivals` yields samples as they arrive, in no particular order; `generate` collects them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,15 +47,17 @@ class Source:
         return torch.tensor(self.labels)[torch.tensor(numbers, dtype=torch.int64) % len(self.labels)]
 
     def draws(self, numbers: Sequence[int]) -> Iterator[Draw]:
-        """Yield the samples of these numbers in order, on the device."""
+        """Yield the samples of these numbers in order, on the CPU."""
         for start in range(0, len(numbers), CHUNK):
             chunk = numbers[start : start + CHUNK]
-            label = self.label(chunk)
-            yield Draw(
-                torch.tensor(chunk, device=self.device),
-                self.noise(chunk).to(self.device),
-                None if label is None else label.to(self.device),
-            )
+            yield Draw(torch.tensor(chunk), self.noise(chunk), self.label(chunk))
+
+    def pilot(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """Return noise and labels of `count` samples, of as many classes as they can show."""
+        stride = 1 if self.labels is None else max(1, len(self.labels) // count)
+        numbers = range(0, stride * count, stride)
+        label = self.label(numbers)
+        return self.noise(numbers).to(self.device), None if label is None else label.to(self.device)
 
 
 class Samples(NamedTuple):
@@ -103,13 +105,25 @@ def charged(model: Model, guidance: GuidanceSettings, *, compiled: bool = False)
 
 
 def arrivals(
-    velocity: Charged, source: Source, numbers: Sequence[int], plan: Plan, *, batch: int, constant: bool
+    velocity: Charged,
+    draws: Iterable[Draw],
+    plan: Plan,
+    device: torch.device,
+    *,
+    batch: int,
+    constant: bool = False,
 ) -> Iterator[Arrival]:
-    """Yield samples of these numbers as they arrive, network evaluations counted."""
-    like = torch.empty(0, device=source.device)
-    draws = source.draws(numbers)
-    for arrival in solve(velocity.field, plan.method(like), draws, batch=batch, constant=constant):
-        yield arrival._replace(nfe=arrival.nfe * velocity.cost)
+    """Solve on the device; yield samples on the CPU as they arrive, network evaluations counted."""
+    method = plan.method(torch.empty(0, device=device))
+    there = (_moved(draw, device) for draw in draws)
+    for arrival in solve(velocity.field, method, there, batch=batch, constant=constant):
+        number, x1, nfe = (part.cpu() for part in arrival)
+        yield Arrival(number, x1, nfe * velocity.cost)
+
+
+def _moved(draw: Draw, device: torch.device) -> Draw:
+    label = None if draw.label is None else draw.label.to(device)
+    return Draw(draw.number.to(device), draw.x0.to(device), label)
 
 
 def generate(
@@ -132,9 +146,9 @@ def generate(
         numbers = range(start, min(start + batch, count))
         x0 = source.noise(numbers)
         x1, nfe = torch.empty_like(x0), torch.zeros(len(numbers), dtype=torch.int64)
-        for arrival in arrivals(velocity, source, numbers, plan, batch=batch, constant=False):
-            rows = arrival.number.cpu() - start
-            x1[rows], nfe[rows] = arrival.x1.cpu(), arrival.nfe.cpu()
+        for arrival in arrivals(velocity, source.draws(numbers), plan, device, batch=batch):
+            rows = arrival.number - start
+            x1[rows], nfe[rows] = arrival.x1, arrival.nfe
         yield Samples(Pair(x0, x1, source.label(numbers)), nfe)
 
 

@@ -5,6 +5,7 @@ index is written by the process that finds all shards there.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from reflow.artifacts import PAIRS, SHARDS, Header, file_digest, read_artifact, read_header
 from reflow.errors import ReflowError
 from reflow.flow import Pair
-from reflow.pairs import shard_name, write_index, write_shard
+from reflow.pairs import read_index, shard_name, write_index, write_shard
 from reflow.workspace import held, require_same
 
 LOCK = ".index.lock"
@@ -40,6 +41,10 @@ class ShardSet:
     def numbers(self, shard: int) -> range:
         """Return the pairs that belong to a shard."""
         return range(shard * self.size, min((shard + 1) * self.size, self.items))
+
+    def pairs_in(self, shards: Iterable[int]) -> int:
+        """Return how many pairs belong to these shards."""
+        return sum(len(self.numbers(shard)) for shard in shards)
 
     def refuse_strangers(self) -> None:
         """Refuse shards of another count or size."""
@@ -81,6 +86,8 @@ class ShardSet:
     def close(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Write the index of all shards, unless another process has; return the facts of the set."""
         with held(self.out / LOCK):
+            if (self.out / PAIRS).exists():
+                return read_index(self.out / PAIRS)[0].facts
             for shard in range(len(self)):
                 self.check(shard)
             entries = [dict(self.entries[shard]) for shard in range(len(self))]
@@ -91,9 +98,8 @@ class ShardSet:
                     f"{self.out}: every pair fell outside the gates; "
                     "widen couple.noise_gate or couple.round_trip_gate"
                 )
-            if not (self.out / PAIRS).exists():
-                everything = self.header.facts | facts | totals
-                write_index(self.out, replace(self.header, facts=everything), kept)
+            everything = self.header.facts | facts | totals
+            write_index(self.out, replace(self.header, facts=everything), kept)
             return totals
 
 

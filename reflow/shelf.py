@@ -3,7 +3,7 @@
 Only open shards take memory. Writing happens in one thread beside the solving, at most one shard behind it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reflow.flow import Pair
 from reflow.shardset import ShardSet
+from reflow.solvers.engine import Draw
 
 Write = Callable[[int, Pair, Tensor], None]  # (number of the shard, its pairs, their evaluations)
 
@@ -38,6 +39,12 @@ class Shelf:
         if kind is None:
             self._finish()
 
+    def watched(self, draws: Iterable[Draw]) -> Iterator[Draw]:
+        """Yield the draws, taking the noise of each."""
+        for draw in draws:
+            self.start(*draw)
+            yield draw
+
     def start(self, numbers: Tensor, x0: Tensor, label: Tensor | None) -> None:
         """Take the noise and the labels of pairs that are about to be solved."""
         for shard, rows, inside in self._places(numbers):
@@ -52,6 +59,8 @@ class Shelf:
 
         Raises what went wrong with the shard before.
         """
+        if self.pending is not None and self.pending.done():
+            self._finish()
         for shard, rows, inside in self._places(numbers):
             here = self.open[shard]
             here.x1[inside], here.nfe[inside] = x1[rows].to(self.dtype), nfe[rows]

@@ -18,7 +18,7 @@ from reflow.config import SolverSettings
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
 from reflow.solvers.pilot import Accuracy, Pilot, calibrate, gauge
-from reflow.solvers.plan import Plan, fixed_plan
+from reflow.solvers.plan import Plan, fixed_plan, require_way
 from reflow.workspace import held, require_same
 
 LOCK = ".plan.lock"
@@ -47,12 +47,17 @@ def survey(
     cost: int = 1,
     t0: float = 0.0,
     t1: float = 1.0,
+    batch: int | None = None,
+    reference: VelocityField | None = None,
 ) -> Survey:
     """Return the plan of the settings and what a pilot from the noise x0 (P, *event) says of it.
 
-    cost: network evaluations per sample in one call of the field.
+    cost: network evaluations per sample in one call of the field; batch: samples evaluated at once;
+    reference: the field that errors are measured against, if this one is a coarser copy of it.
     """
-    found = _survey(Pilot(field, x0, label, t0=t0, t1=t1), settings)
+    require_way(settings.solver, t0, t1)
+    pilot = Pilot(field, x0, label, t0=t0, t1=t1, batch=batch, reference=reference)
+    found = _survey(pilot, settings)
     return replace(found, accuracy=replace(found.accuracy, evaluations=cost * found.accuracy.evaluations))
 
 
@@ -61,11 +66,12 @@ def _survey(pilot: Pilot, settings: SolverSettings) -> Survey:
         assert settings.tolerance is not None
         return Survey(*calibrate(pilot, settings.solver, settings.tolerance))
     if settings.grid == "calibrated":
-        pilot.find_truth(ROUGHLY)
+        pilot.find_truth(ROUGHLY, strict=False)
         nodes = pilot.grid(settings.steps, spread=0.0)
         plan = Plan(settings.solver, tuple(nodes.tolist()))
     else:
-        plan = fixed_plan(settings.solver, settings.steps, settings.grid)
+        forwards = fixed_plan(settings.solver, settings.steps, settings.grid)
+        plan = forwards if pilot.span[0] < pilot.span[1] else forwards.reversed()
     return Survey(plan, gauge(pilot, plan))
 
 

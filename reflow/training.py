@@ -9,13 +9,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reflow.artifacts import (
     LOG,
@@ -33,7 +34,7 @@ from reflow.config import FitSettings
 from reflow.couplings import Coupling
 from reflow.errors import Interrupted, ReflowError
 from reflow.fit import Fit
-from reflow.flow import Objective
+from reflow.flow import Objective, VelocityField
 from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
 from reflow.reporting.preview import preview
@@ -46,6 +47,17 @@ class Stop:
     """Which signal has asked the process to stop, if any."""
 
     signal: int | None = None
+
+
+def interruptible(field: VelocityField, stop: Stop, where: Callable[[], str]) -> VelocityField:
+    """Return the field, raising Interrupted at the first call after a signal, `where` the work is."""
+
+    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if stop.signal is not None:
+            raise Interrupted(stop.signal, where())
+        return field(x, t, label)
+
+    return velocity
 
 
 @contextlib.contextmanager

@@ -64,11 +64,14 @@ def held(path: Path, busy: str | None = None, *, shared: bool = False) -> Iterat
     with writing(path):
         lock = path.open("w")
     with lock:
+        mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(lock, mode if busy is None else mode | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ReflowError(busy) from error
+            with writing(path):  # a network disk may know no locks
+                fcntl.flock(lock, mode if busy is None else mode | fcntl.LOCK_NB)
+        except ReflowError as error:
+            if isinstance(error.__cause__, BlockingIOError):
+                raise ReflowError(busy) from error.__cause__
+            raise
         yield
 
 

@@ -64,9 +64,11 @@ def test_killed_jobs_end_byte_equal_to_undisturbed_ones(chain: Path, tmp_path: P
     assert artifacts(calm)
 
 
-@pytest.mark.parametrize("how", [(), ("--invert",)], ids=["generated", "inverted"])
+@pytest.mark.parametrize(
+    ("how", "kills"), [((), (1, 12)), (("--invert",), (3,))], ids=["generated", "inverted"]
+)
 def test_pairs_killed_in_the_pilot_and_in_the_midst_of_writing_end_byte_equal(
-    labelled: Path, tmp_path: Path, how: tuple[str, ...]
+    reflow: Command, labelled: Path, tmp_path: Path, how: tuple[str, ...], kills: tuple[int, ...]
 ) -> None:
     # A thousand pairs or 90 images; shards are written all the time, and the gates drop nothing.
     layout = ("--count", 1000, "--set", "couple.shard=20") if not how else ("--set", "couple.shard=4")
@@ -74,24 +76,23 @@ def test_pairs_killed_in_the_pilot_and_in_the_midst_of_writing_end_byte_equal(
     if how:
         arguments += ("--set", "couple.noise_gate=[0.01,100]", "--set", "couple.round_trip_gate=9")
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
-    assert start(*arguments, "--out", calm).wait() == 0
     seed = int.from_bytes(os.urandom(4), "little")
     rng = random.Random(seed)
 
-    job = start(*arguments, "--out", disturbed)
-    wait_for(job, lambda: (disturbed / ".plan.lock").exists())
-    time.sleep(rng.uniform(0, 0.05))
-    job.kill()
-    assert job.wait() == -signal.SIGKILL
-    assert not (disturbed / "plan.json").exists()
-    for fewest in (1, 12):
+    def kill_after(sign: Callable[[], bool], seconds: float) -> None:
         job = start(*arguments, "--out", disturbed)
-        wait_for(job, lambda: len(list(disturbed.glob("pairs-*"))) >= fewest)  # noqa: B023
-        time.sleep(rng.uniform(0, 0.03))
+        wait_for(job, sign)
+        time.sleep(rng.uniform(0, seconds))
         job.kill()
         assert job.wait() == -signal.SIGKILL, f"seed {seed}: the job ended before it was killed"
+
+    kill_after(lambda: (disturbed / ".plan.lock").exists(), 0.05)
+    assert not (disturbed / "plan.json").exists()
+    for shards in kills:
+        kill_after(lambda: len(list(disturbed.glob("pairs-*"))) >= shards, 0.03)  # noqa: B023
         assert not (disturbed / "pairs.json").exists()
-    assert start(*arguments, "--out", disturbed).wait() == 0
+    for out in (disturbed, calm):
+        assert reflow(*arguments, "--out", out).code == 0
     assert artifacts(calm) == artifacts(disturbed), f"seed {seed}"
     assert not list(disturbed.glob(".*.part"))
 

@@ -33,7 +33,7 @@ SMOOTHING = 0.005  # half-width of the average over the density, in t
 RESOLUTION = 2000  # intervals of the density
 FLOOR = 0.01  # of the way: nearer to the end, spread steps lie no denser
 CHOICES = ((4, 0.0), (3, 0.0))  # order of Adams' method, share of the steps that are spread
-UNSTABLE = 10  # times the wanted error, at the first guess, that ask for the choices for stiff fields
+UNSTABLE = 10  # times the error aimed at, with the first guess, that ask for the choices for stiff fields
 STABLE = ((3, 0.1), (3, 0.3))
 GAIN = 6  # of a calibrated grid over a cosine one, in error at equal steps
 ORDINARY = 1.9  # standard deviations of the log of a sample's own estimate up to the limit: 3 % exceed it
@@ -61,17 +61,32 @@ class Pilot:
     """A field with noise and labels to try plans on; it counts the evaluations spent."""
 
     def __init__(
-        self, field: VelocityField, x0: Tensor, label: Tensor | None, *, t0: float = 0.0, t1: float = 1.0
+        self,
+        field: VelocityField,
+        x0: Tensor,
+        label: Tensor | None,
+        *,
+        t0: float = 0.0,
+        t1: float = 1.0,
+        batch: int | None = None,
+        reference: VelocityField | None = None,
     ) -> None:
+        """Try plans on a field; the truth is that of `reference`, if the field is a coarser copy of it."""
         self.x0, self.label = x0, label
+        self.batch = batch or len(x0)
         self.evaluations = 0
-        self.field, self.span = between(field, t0, t1), (t0, t1)
+        self.span = (t0, t1)
+        self.field, self.reference = (between(one, t0, t1) for one in (field, reference or field))
+        self.active = self.field
         self.tried: dict[Plan, tuple[Tensor, float, float]] = {}
 
     def velocity(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Evaluate the field, and count."""
+        """Evaluate the field, `batch` samples at a time, and count."""
         self.evaluations += len(x)
-        return self.field(x, t, label)
+        rows = [slice(start, start + self.batch) for start in range(0, len(x), self.batch)]
+        return torch.cat(
+            [self.active(x[row], t[row], None if label is None else label[row]) for row in rows]
+        )
 
     def solve(self, plan: Plan) -> Tensor:
         """Return the end points of a plan; on a grid, keep its bends and the samples' estimates."""
@@ -88,7 +103,7 @@ class Pilot:
             bends.add(float(t[0]), velocity)
             state, arrived = method.advance(state, x, t, velocity)
         self.bends = bends
-        logs = state.unease.double().clamp(min=1e-24).log() / 2
+        logs = state.unease.cpu().double().clamp(min=1e-24).log() / 2
         self.doubt = float((logs.mean() + ORDINARY * logs.std()).exp())
         x1: Tensor = state.x
         return x1
@@ -101,24 +116,30 @@ class Pilot:
                 "the model is damaged or diverged"
             )
 
-    def find_truth(self, wanted: float) -> None:
+    def find_truth(self, wanted: float, *, strict: bool = True) -> None:
         """Solve on ever finer grids until two agree to the wanted error; keep end points and density.
 
-        Raises ReflowError when they never do.
+        Raises ReflowError when they never do; if not strict, the finest of fewer grids will do.
         """
-        steps = round(12 * wanted ** (-1 / 6))  # some 18 for 0.1, 56 for 1e-4
+        finest = FINEST if strict else FINEST // 8
+        steps = max(8, round(12 * wanted ** (-1 / 6)))  # some 18 for 0.1, 56 for 1e-4
         nodes = cosine(steps)
         before = None
-        while steps <= FINEST:
+        self.active = self.reference
+        while steps <= finest:
             self.truth = self.solve(Plan("adams4", tuple(nodes.tolist())))
             self.finest = self.bends
             if before is not None:
                 difference = rms(self.truth - before)
                 if difference <= AGREEMENT * wanted:
                     self.guess = steps / 2 * (difference / (GAIN * MARGIN * wanted)) ** (1 / 4)
+                    self.active = self.field
                     return
             before, steps = self.truth, 2 * steps
             nodes = self.grid(steps, spread=0.1)
+        self.active = self.field
+        if not strict:
+            return
         raise ReflowError(
             f"the pilot's solutions do not agree to {wanted:g} even with {FINEST} steps: the velocity "
             "is not smooth enough; ask for a larger --tolerance"
@@ -185,7 +206,7 @@ def calibrate(pilot: Pilot, solver: str, tolerance: float) -> tuple[Plan, Accura
 def gauge(pilot: Pilot, plan: Plan) -> Accuracy:
     """Return the accuracy of a plan that was given, found by solving the pilot ever more finely."""
     coarse = rms((pilot.solve(plan) - pilot.solve(Plan("adams4", tuple(cosine(64).tolist())))).flatten(1))
-    pilot.find_truth(max(1e-4, 0.1 * coarse))
+    pilot.find_truth(max(1e-4, 0.1 * coarse), strict=False)
     return pilot.accuracy(plan)
 
 
@@ -195,7 +216,7 @@ def expected(errors: Tensor) -> float:
     Errors spread over orders of magnitude, and the largest of many is rarely among a few: so this is
     the larger of what was seen and of what a log-normal law with the errors' mean and variance has.
     """
-    logs = errors.double().clamp(min=1e-12).log()
+    logs = errors.cpu().double().clamp(min=1e-12).log()
     return max(rms(errors), math.exp(float(logs.mean() + logs.var().clamp(max=1.0))))
 
 
@@ -243,7 +264,7 @@ def density(bends: Bends, spread: float) -> tuple[Tensor, Tensor]:
 
 def rms(errors: Tensor) -> float:
     """Return the root mean square."""
-    return float(errors.double().square().mean().sqrt())
+    return float(errors.cpu().double().square().mean().sqrt())
 
 
 def _best(pilot: Pilot, choices: Sequence[tuple[int, float]], steps: float) -> Callable[[float], Plan]:
@@ -278,7 +299,10 @@ def _cheapest(
         number = following(tried, target)
     good = [number for number, error in tried.items() if error <= target]
     if not good:
-        raise ReflowError("no plan reaches the tolerance on the pilot; ask for a larger --tolerance")
+        raise ReflowError(
+            "no plan reaches the tolerance on the pilot; ask for a larger --tolerance "
+            "(or for --precision float32, if it is another)"
+        )
     return min((make(number) for number in good), key=pilot.cost)
 
 
@@ -286,6 +310,8 @@ def _next_steps(tried: dict[float, float], target: float) -> float | None:
     """Return between the last number of steps that was too small and the first that was enough."""
     last, error = list(tried.items())[-1]
     guess = math.ceil(last * min(max(error / (AIM * target), 0.01), 100.0) ** (1 / 4))
+    if guess > FINEST:
+        return None
     bad = max((steps for steps, reached in tried.items() if reached > target), default=1)
     good = min((steps for steps, reached in tried.items() if reached <= target), default=math.inf)
     if good - bad <= 1 or (error <= target and guess >= last):

@@ -105,6 +105,12 @@ def per_sample_plan(solver: str, tolerance: float | None) -> Plan:
     return Plan(solver, local_tolerance=LOCAL_SHARE * tolerance)
 
 
+def require_way(solver: str, t0: float, t1: float) -> None:
+    """Refuse DPM-Solver++ elsewhere than from 0 to 1, where it is defined."""
+    if solver == "dpm2m" and (t0, t1) != (0.0, 1.0):
+        raise ReflowError("solver dpm2m goes from t = 0 to t = 1 only; take another")
+
+
 def steps_for(solver: str, nfe: int) -> int:
     """Return the steps on a fixed grid that take `nfe` evaluations."""
     if solver not in METHODS:

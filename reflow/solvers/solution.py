@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reflow.errors import ReflowError
 from reflow.flow import VelocityField
 from reflow.solvers.engine import Draw, Method, solve
-from reflow.solvers.plan import Plan
+from reflow.solvers.plan import Plan, require_way
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ def follow(
 
     Raises ReflowError for DPM-Solver++ elsewhere than from 0 to 1, where it is defined.
     """
-    if plan.solver == "dpm2m" and (t0, t1) != (0.0, 1.0):
-        raise ReflowError("solver dpm2m goes from t = 0 to t = 1 only; take another")
+    require_way(plan.solver, t0, t1)
     return solve_all(between(field, t0, t1), plan.method(x0), x0, label, span=(t0, t1), batch=batch)
 
 

@@ -1,6 +1,5 @@
 """couple: solve the ODE from fresh noise, or back from real data, and keep the pairs (noise, image)."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from reflow.artifacts import Header
 from reflow.config import CoupleSettings, Recipe
 from reflow.devices import choose_device, in_precision
 from reflow.distributed import Part, part_of, world
-from reflow.errors import Interrupted, UsageError
+from reflow.errors import UsageError
 from reflow.flow import Pair
 from reflow.generation import Charged, Source, arrivals, charged, source_of
 from reflow.lineage import recipe_of, require_velocity_field
@@ -19,13 +18,13 @@ from reflow.models import Model, load_model
 from reflow.reporting.progress import Meter, already_complete, say, tell
 from reflow.shardset import ShardSet, spent
 from reflow.shelf import Shelf
-from reflow.solvers.engine import Arrival, Draw
 from reflow.solvers.pilot import samples_for
 from reflow.survey import Survey, agreed, survey
-from reflow.training import watching_signals
+from reflow.training import interruptible, watching_signals
 from reflow.workspace import claim
 
 STREAM, PILOT = "couple", "pilot"
+KEPT = "the complete shards are kept"
 
 
 def run(
@@ -41,7 +40,7 @@ def run(
     """Make the pairs of the model at `model_path` in `out`, or the shards of one part of them."""
     mine = part_of(part)
     if mine is not None and fresh:
-        raise UsageError("--fresh would discard the work of other parts; run it without them first")
+        raise UsageError(f"--fresh would discard the work of other parts; remove {out} instead")
     where = choose_device(device, world().local_rank)
     model = load_model(model_path).to(where)
     require_velocity_field(model, model_path)
@@ -93,66 +92,73 @@ class _Job:
     def make(self, part: Part) -> None:
         """Solve and write the shards of this part that are missing."""
         self.shards.refuse_strangers()
-        velocity = self.velocity()
-        found = agreed(self.out, self.header, lambda: self.find_plan(velocity))
+        found = self.survey()
         say(tell(found.plan, found.accuracy, self.settings.tolerance))
         mine = [shard for shard in range(len(self.shards)) if part.owns(shard)]
-        done = [shard for shard in mine if self.shards.check(shard)]
-        missing = [shard for shard in mine if shard not in done]
+        if not mine:
+            say(f"{self.out}: {len(self.shards)} shards leave nothing for part {part}; see couple.shard")
+        there = {shard: self.shards.check(shard) for shard in mine}
+        done, missing = ([shard for shard in mine if there[shard] is wanted] for wanted in (True, False))
         if missing:
-            self.solve(velocity, found, missing, done)
+            self.solve(found, missing, done)
 
-    def velocity(self) -> Charged:
+    def velocity(self, *, compiled: bool) -> Charged:
         """Return the velocity to follow, in the precision asked for."""
-        velocity = charged(self.model, self.settings, compiled=self.compiled)
+        velocity = charged(self.model, self.settings, compiled=compiled)
         field = in_precision(velocity.field, self.settings.precision, self.device)
         return velocity._replace(field=field)
 
-    def find_plan(self, velocity: Charged) -> Survey:
-        """Return the plan that a pilot found."""
-        source = self.source(PILOT)
-        numbers = range(samples_for(self.settings.count))
-        label = source.label(numbers)
-        with Meter("pilot", 1, "pilot") as meter:
-            found = survey(
-                velocity.field,
-                source.noise(numbers).to(self.device),
-                None if label is None else label.to(self.device),
-                self.settings,
-                cost=velocity.cost,
-            )
-            meter.update(1)
-        return found
+    def survey(self) -> Survey:
+        """Return the plan of this set, found by a pilot or kept from before."""
+        return agreed(self.out, self.header, self.find_plan)
 
-    def solve(self, velocity: Charged, found: Survey, missing: list[int], done: list[int]) -> None:
+    def find_plan(self) -> Survey:
+        """Return the plan that a pilot finds; its batch is too small to compile for."""
+        x0, label = self.source(PILOT).pilot(samples_for(self.settings.count))
+        say(f"pilot: solving {len(x0)} samples to see where steps are needed")
+        velocity = self.velocity(compiled=False)
+        return survey(
+            velocity.field,
+            x0,
+            label,
+            self.settings,
+            cost=velocity.cost,
+            batch=self.settings.batch,
+            reference=charged(self.model, self.settings).field,
+        )
+
+    def solve(self, found: Survey, missing: list[int], done: list[int]) -> None:
         """Solve the pairs of the missing shards and write each shard once it is full."""
-        settings, source = self.settings, self.source(STREAM)
-        dtype = getattr(torch, settings.image_dtype)
+        source, batch = self.source(STREAM), self.settings.batch
 
         def write(shard: int, pair: Pair, nfe: Tensor) -> None:
             self.shards.write(shard, pair, spent(nfe))
 
-        shelf = Shelf(self.shards, dtype, write)
-        numbers = [number for shard in missing for number in self.shards.numbers(shard)]
-        before = sum(len(self.shards.numbers(shard)) for shard in done)
-        watched = _Watched(**vars(source), shelf=shelf)
-        arrived, evaluations = 0, 0
+        before, total = (
+            sum(len(self.shards.numbers(shard)) for shard in some) for some in (done, done + missing)
+        )
+        shelf = Shelf(self.shards, getattr(torch, self.settings.image_dtype), write)
+        draws = (draw for shard in missing for draw in source.draws(self.shards.numbers(shard)))
+        arrived, evaluations = before, 0
         with (
             watching_signals() as stop,
             shelf,
-            Meter("couple", before + len(numbers), "pairs", done=before) as meter,
+            Meter("couple", total, "pairs", done=before) as meter,
         ):
-            stream = arrivals(
-                velocity, watched, numbers, found.plan, batch=settings.batch, constant=self.compiled
-            )
-            for arrival in stream:
-                here = Arrival(*(part.cpu() for part in arrival))
-                shelf.finish(*here)
-                arrived += len(here.number)
-                evaluations += int(here.nfe.sum())
-                meter.update(before + arrived, f"{evaluations / arrived:.1f} NFE")
-                if stop.signal is not None:
-                    raise Interrupted(stop.signal, f"after {arrived} pairs; the complete shards are kept")
+            velocity = self.velocity(compiled=self.compiled)
+            field = interruptible(velocity.field, stop, lambda: f"after {arrived} pairs; {KEPT}")
+            for arrival in arrivals(
+                velocity._replace(field=field),
+                shelf.watched(draws),
+                found.plan,
+                self.device,
+                batch=batch,
+                constant=self.compiled,
+            ):
+                shelf.finish(*arrival)
+                arrived += len(arrival.number)
+                evaluations += int(arrival.nfe.sum())
+                meter.update(arrived, f"{evaluations / (arrived - before):.1f} NFE")
 
     def close(self, part: Part | None) -> None:
         """Write the index if all shards are there: whoever finishes last does it."""
@@ -163,23 +169,8 @@ class _Job:
                 "come from other parts, and the last one writes the index"
             )
             return
-        found = agreed(self.out, self.header, lambda: self.find_plan(self.velocity()))
-        facts = self.shards.close(found.facts())
+        facts = self.shards.close(self.survey().facts())
         say(
             f"{self.out}: {facts['count']} pairs, {facts['nfe_mean']:.1f} evaluations each on average, "
             f"{facts['nfe_max']} at most"
         )
-
-
-@dataclass(frozen=True)
-class _Watched(Source):
-    """A source that tells a shelf which pairs are about to be solved."""
-
-    shelf: Shelf
-
-    def draws(self, numbers: Sequence[int]) -> Iterator[Draw]:
-        """Yield the samples of these numbers in order, on the device."""
-        for draw in super().draws(numbers):
-            label = None if draw.label is None else draw.label.cpu()
-            self.shelf.start(draw.number.cpu(), draw.x0.cpu(), label)
-            yield draw

@@ -11,9 +11,10 @@ from reflow.artifacts import Header
 from reflow.config import CoupleSettings, Recipe, with_source
 from reflow.data import DataSet
 from reflow.devices import choose_device, in_precision
-from reflow.errors import Interrupted
-from reflow.flow import Pair, VelocityField
-from reflow.generation import charged
+from reflow.distributed import world
+from reflow.errors import UsageError
+from reflow.flow import Pair
+from reflow.generation import Charged, charged
 from reflow.lineage import real_data, recipe_of, require_velocity_field
 from reflow.models import Model, load_model
 from reflow.noise import uniform
@@ -22,7 +23,7 @@ from reflow.shardset import ShardSet, spent
 from reflow.solvers.pilot import samples_for
 from reflow.solvers.solution import Solution, follow
 from reflow.survey import Survey, agreed, survey
-from reflow.training import watching_signals
+from reflow.training import interruptible, watching_signals
 from reflow.workspace import claim
 
 STREAM = "dequantise"
@@ -35,10 +36,11 @@ def run(
     source: str | None,
     out: Path,
     device: str,
-    compiled: bool,
     fresh: bool,
 ) -> None:
     """Make pairs of the training images of the model at `model_path` and their noise in `out`."""
+    if world().size > 1:
+        raise UsageError("--invert takes all training images in one process; leave out torchrun")
     where = choose_device(device)
     model = load_model(model_path).to(where)
     require_velocity_field(model, model_path)
@@ -55,7 +57,7 @@ def run(
     with claim(out, "pairs", inputs=(model_path,), fresh=fresh):
         if not already_complete(out, header):
             shards = ShardSet(out, header, len(training), recipe.couple.shard)
-            _Inversion(model, training, recipe, where, compiled, shards).make()
+            _Inversion(model, training, recipe, where, shards).make()
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,6 @@ class _Inversion:
     data: DataSet
     recipe: Recipe
     device: torch.device
-    compiled: bool
     shards: ShardSet
 
     @property
@@ -77,30 +78,41 @@ class _Inversion:
     def make(self) -> None:
         """Invert the shards that are missing and write the index."""
         self.shards.refuse_strangers()
-        velocity = charged(self.model, self.settings, compiled=self.compiled)
+        velocity = charged(self.model, self.settings)
         field = in_precision(velocity.field, self.settings.precision, self.device)
-        found = agreed(self.shards.out, self.shards.header, lambda: self.find_plan(field, velocity.cost))
+        velocity = velocity._replace(field=field)
+        found = agreed(self.shards.out, self.shards.header, lambda: self.find_plan(velocity))
         say(tell(found.plan, found.accuracy, self.settings.tolerance))
         done = 0
         with watching_signals() as stop, Meter("invert", len(self.data), "images") as meter:
+            where = f"{self.shards.out}: the complete shards are kept"
+            velocity = velocity._replace(field=interruptible(field, stop, lambda: where))
             for shard in range(len(self.shards)):
                 if not self.shards.check(shard):
-                    self.invert(shard, field, velocity.cost, found)
+                    self.invert(shard, velocity, found)
                 done += len(self.shards.numbers(shard))
                 meter.update(done)
-                if stop.signal is not None:
-                    raise Interrupted(stop.signal, f"after {done} images; the complete shards are kept")
         facts = self.shards.close(found.facts())
         outside = len(self.data) - facts["count"]
         say(
             f"{self.shards.out}: {facts['count']} pairs of {len(self.data)} images, {outside} outside the "
-            f"gates; {facts['nfe_mean']:.1f} evaluations each on average"
+            f"gates; {facts['nfe_mean']:.1f} evaluations each on average, both ways"
         )
 
-    def find_plan(self, field: VelocityField, cost: int) -> Survey:
+    def find_plan(self, velocity: Charged) -> Survey:
         """Return the plan that a pilot found on the way from the data to the noise."""
         x1, label = self.images(range(min(len(self.data), samples_for(len(self.data)))))
-        return survey(field, x1, label, self.settings, cost=cost, t0=1.0, t1=0.0)
+        return survey(
+            velocity.field,
+            x1,
+            label,
+            self.settings,
+            cost=velocity.cost,
+            t0=1.0,
+            t1=0.0,
+            batch=self.settings.batch,
+            reference=charged(self.model, self.settings).field,
+        )
 
     def images(self, rows: range) -> tuple[Tensor, Tensor | None]:
         """Return dequantised images of these rows, each grey level spread evenly, and their labels."""
@@ -110,13 +122,14 @@ class _Inversion:
         wanted = None if self.model.classes is None or label is None else label.to(self.device)
         return x1.to(self.device), wanted
 
-    def invert(self, shard: int, field: VelocityField, cost: int, found: Survey) -> None:
+    def invert(self, shard: int, velocity: Charged, found: Survey) -> None:
         """Take the images of a shard to noise and back, drop those outside the gates, write the rest."""
         x1, label = self.images(self.shards.numbers(shard))
 
         def solve(x: Tensor, t0: float, t1: float) -> Solution:
             plan = found.plan if t0 > t1 else found.plan.reversed()
-            return follow(plan, field, x, t0=t0, t1=t1, label=label, batch=self.settings.batch)
+            batch = self.settings.batch
+            return follow(plan, velocity.field, x, t0=t0, t1=t1, label=label, batch=batch)
 
         back = solve(x1, 1.0, 0.0)
         again = solve(back.x1, 0.0, 1.0)
@@ -128,7 +141,7 @@ class _Inversion:
         pair = Pair(
             back.x1.cpu()[keep], x1.cpu()[keep].to(dtype), None if label is None else label.cpu()[keep]
         )
-        facts = spent(back.nfe.cpu()[keep] * cost)
+        facts = spent((back.nfe + again.nfe).cpu()[keep] * velocity.cost)
         self.shards.write(shard, pair, facts | _quality(size, trip, keep))
 
 
