@@ -27,7 +27,7 @@ def main() -> None:
         model = load_model(run / name)
         (batch,) = generate(
             model,
-            range(COUNT),
+            COUNT,
             method=fixed_method(model, nfe),
             seed=0,
             stream="report",
