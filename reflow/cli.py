@@ -1,14 +1,12 @@
 """The command line: one short function per command. Stages and torch are imported inside them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from reflow import __version__
-
-if TYPE_CHECKING:
-    from fractions import Fraction
+from reflow.options import changes_of, solver_changes, weights_of
 
 app = typer.Typer(
     name="reflow",
@@ -92,8 +90,8 @@ def train(
     from reflow.errors import UsageError
     from reflow.stages import train as stage
 
-    overrides = _overrides(settings, seed)
-    shares = _weights(weights, pairs or [])
+    overrides = changes_of(settings, seed)
+    shares = weights_of(weights, pairs or [])
     if (not pairs) != (init is None):
         raise UsageError("reflow needs both --pairs and --init; training on data needs neither")
     if pairs and init is not None:
@@ -163,8 +161,8 @@ def couple(
     from reflow.stages import couple as stage
     from reflow.stages import invert as inversion
 
-    overrides = _overrides(settings, seed, {"couple.count": count, "couple.guidance": guidance})
-    overrides += _method(solver, steps, tolerance, grid)
+    overrides = changes_of(settings, seed, {"couple.count": count, "couple.guidance": guidance})
+    overrides += solver_changes(solver, steps, tolerance, grid)
     if precision is not None:
         overrides.append(f'couple.precision="{precision}"')
     if labels is not None:
@@ -199,8 +197,8 @@ def distill(
     """Fit a generator that needs one network evaluation per image (or --steps of them)."""
     from reflow.stages import distill as stage
 
-    overrides = _overrides(settings, seed, {"distill.student_steps": steps})
-    shares = _weights(weights, pairs)
+    overrides = changes_of(settings, seed, {"distill.student_steps": steps})
+    shares = weights_of(weights, pairs)
     stage.run(model, pairs, shares, overrides, out=out, device=device, fresh=fresh)
 
 
@@ -220,7 +218,7 @@ def evaluate(
     """Measure distances to held-out data per network evaluation, and straightness."""
     from reflow.stages import evaluate as stage
 
-    overrides = _overrides(settings, seed)
+    overrides = changes_of(settings, seed)
     if nfe is not None:
         overrides.append(f"evaluate.nfe=[{nfe}]")
     result = stage.run(models, overrides, source=data, out=out, device=device)
@@ -294,55 +292,3 @@ def inspect(
     from reflow.stages import inspect as stage
 
     print(stage.run(path, as_json=as_json))  # noqa: T201
-
-
-def _overrides(
-    settings: list[str] | None, seed: int | None, named: dict[str, float | None] | None = None
-) -> list[str]:
-    """Return all changes of the recipe as `section.key=value`; named options come last."""
-    changes: dict[str, float | None] = {"seed": seed, **(named or {})}
-    return [
-        *(settings or []),
-        *(f"{key}={value}" for key, value in changes.items() if value is not None),
-    ]
-
-
-def _weights(text: str | None, pairs: list[Path]) -> "list[Fraction] | None":
-    """Return the numbers in --weights, one for each --pairs."""
-    from fractions import Fraction
-
-    from reflow.errors import UsageError
-
-    if text is None:
-        return None
-    try:
-        weights = [Fraction(part.strip()) for part in text.split(",")]
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"--weights {text}: write numbers with commas between, such as 0.8,0.2") from error
-    if min(weights) <= 0:
-        raise UsageError(f"--weights {text}: every weight is above zero; leave out pairs that give nothing")
-    if len(weights) != len(pairs) or len(pairs) < 2:
-        raise UsageError(
-            f"--weights {text} gives {len(weights)} for {len(pairs)} --pairs; "
-            "it takes one number for each of several --pairs"
-        )
-    return weights
-
-
-def _method(solver: str | None, steps: int | None, tolerance: float | None, grid: str | None) -> list[str]:
-    """Return the [couple] settings of a solver given on the command line."""
-    from reflow.errors import UsageError
-
-    if steps is not None and tolerance is not None:
-        raise UsageError("give --steps (a fixed grid) or --tolerance (a pilot finds the steps), not both")
-    if steps is None and tolerance is None and solver is None and grid is None:
-        return []
-    changes = {"steps": steps, "tolerance": tolerance, "grid": grid}
-    if steps is not None or tolerance is not None:
-        solver = solver or ("adams" if steps is None else "heun")
-    chosen = [] if solver is None else [f'couple.solver="{solver}"']
-    return chosen + [
-        f"couple.{key}={'none' if value is None else value}"
-        for key, value in changes.items()
-        if value is not None or steps is not None or tolerance is not None
-    ]

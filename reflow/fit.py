@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from reflow import ema
-from reflow.config import FitSettings
 from reflow.couplings import Coupling
 from reflow.flow import Objective
 from reflow.noise import draw_seed, generator
+from reflow.settings import FitSettings
 
 Schedule = Callable[[float], float]
 

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reflow.config import GuidanceSettings, SolverSettings, solver_settings
+from reflow.config import solver_settings
 from reflow.errors import ReflowError
 from reflow.flow import Pair, VelocityField
 from reflow.guidance import evaluations_per_call, guided
 from reflow.models import Model
 from reflow.noise import noise
+from reflow.settings import GuidanceSettings, SolverSettings
 from reflow.solvers import USUAL
 from reflow.solvers.engine import Arrival, Draw, solve
 from reflow.solvers.plan import CALIBRATED, PER_SAMPLE, Plan, fixed_plan, per_sample_plan, steps_for

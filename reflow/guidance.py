@@ -18,9 +18,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Generator, Tensor
 
-from reflow.config import GuidanceSettings
 from reflow.errors import ReflowError
 from reflow.flow import Objective, Pair, VelocityField, per_sample
+from reflow.settings import GuidanceSettings
 
 
 class LabelledField(VelocityField, Protocol):

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from reflow.config import MlpSettings, Recipe, UnetSettings, override, parse_recipe
+from reflow.config import override, parse_recipe
 from reflow.data import DataSet, open_data, split
 from reflow.errors import ReflowError
 from reflow.models import Model, build
 from reflow.models.preconditioning import Preconditioned
 from reflow.pairs import PairStore
+from reflow.settings import MlpSettings, Recipe, UnetSettings
 
 
 def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from reflow.artifacts import PLAN, Header, damaged, parse_header, write_atomically
-from reflow.config import SolverSettings
+from reflow.artifacts import PLAN, Header, parse_header, write_atomically
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
+from reflow.settings import SolverSettings
 from reflow.solvers.pilot import Accuracy, Pilot, calibrate, gauge
 from reflow.solvers.plan import Plan, fixed_plan, require_way
 from reflow.workspace import held, require_same
@@ -95,7 +95,7 @@ def _read(path: Path, header: Header) -> Survey:
         kept = parse_header(content, path)
         require_same(path, kept, header)
         if content.get("payload") != _digest(kept):
-            raise damaged(path, "its contents do not match its digest")
+            raise _damaged(path, "its contents do not match its digest")
         plan = dict(kept.facts["plan"])
         for key in ("nodes", "finer"):
             if key in plan:
@@ -104,7 +104,11 @@ def _read(path: Path, header: Header) -> Survey:
     except ReflowError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(path, f"it is no plan ({error})") from error
+        raise _damaged(path, f"it is no plan ({error})") from error
+
+
+def _damaged(path: Path, what: str) -> ReflowError:
+    return ReflowError(f"{path} is damaged: {what}; delete it, then give the same command again")
 
 
 def _digest(kept: Header) -> str:

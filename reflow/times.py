@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from reflow.config import VelocityFitSettings
 from reflow.flow import TimeSampler
+from reflow.settings import VelocityFitSettings
 
 Quantile = Callable[[Tensor], Tensor]
 

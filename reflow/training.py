@@ -30,7 +30,6 @@ from reflow.artifacts import (
     write_atomically,
     writing,
 )
-from reflow.config import FitSettings
 from reflow.couplings import Coupling
 from reflow.errors import Interrupted, ReflowError
 from reflow.fit import Fit
@@ -39,6 +38,7 @@ from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
 from reflow.reporting.preview import preview
 from reflow.reporting.progress import Meter, say
+from reflow.settings import FitSettings
 from reflow.workspace import require_same
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reflow.artifacts import Header
-from reflow.config import DataSettings
 from reflow.data import DataSet, open_data
 from reflow.errors import ReflowError
 from reflow.flow import Pair
 from reflow.pairs import shard_name, write_index, write_shard
+from reflow.settings import DataSettings
 
 Array = NDArray[Any]
 

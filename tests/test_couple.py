@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reflow import integrate, load_model
-from reflow.config import GuidanceSettings
 from reflow.flow import Pair
 from reflow.guidance import guided
 from reflow.models import Model
 from reflow.pairs import open_pairs, read_index
+from reflow.settings import GuidanceSettings
 from reflow.shardset import ShardSet
 
 ROUNDING = 1e-5  # of float32, when sums run in another order at another batch size

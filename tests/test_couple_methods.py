@@ -8,7 +8,7 @@ from conftest import Command, Exact, one_line
 from test_couple import ROUNDING, facts_of, pairs_of, rms
 
 from reflow import integrate, load_model
-from reflow.config import FIXED_SOLVERS, TOLERANT_SOLVERS
+from reflow.settings import FIXED_SOLVERS, TOLERANT_SOLVERS
 from reflow.solvers.plan import Plan, fixed_plan
 from reflow.solvers.solution import follow
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from files import load
 
-from reflow.config import DataSettings
 from reflow.data import DataSet, open_data, split
 from reflow.errors import ReflowError
+from reflow.settings import DataSettings
 
 
 def test_take_spans_minus_one_to_one(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from reflow import ema
-from reflow.config import FitSettings, MlpSettings, UnetSettings
 from reflow.couplings import Independent
 from reflow.distances import squared
 from reflow.fit import SCHEDULES, Fit
@@ -26,6 +25,7 @@ from reflow.flow import (
     velocity_objective,
 )
 from reflow.models import build
+from reflow.settings import FitSettings, MlpSettings, UnetSettings
 from reflow.solvers import integrate
 from reflow.times import stratified, uniform
 

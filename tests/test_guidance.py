@@ -8,10 +8,10 @@ from fields import gaussian, gaussian_state, mixture
 from pydantic import ValidationError
 from torch import Tensor
 
-from reflow.config import GuidanceSettings, SolverSettings
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
 from reflow.guidance import Guided, evaluations_per_call, guided
+from reflow.settings import GuidanceSettings, SolverSettings
 from reflow.solvers import integrate
 
 MEANS = torch.tensor([[0.8, 0.2], [-0.6, -0.4]], dtype=torch.float64)

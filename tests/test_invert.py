@@ -12,10 +12,10 @@ from torch import Tensor
 
 from reflow import integrate, load_model
 from reflow.artifacts import read_header
-from reflow.config import DataSettings
 from reflow.data import DataSet, open_data, split
 from reflow.flow import Pair
 from reflow.pairs import open_pairs, read_index
+from reflow.settings import DataSettings
 from reflow.solvers.plan import fixed_plan
 from reflow.solvers.solution import follow
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from reflow import load_model
 from reflow.artifacts import read_header
-from reflow.config import GuidanceSettings, MlpSettings, VelocityFitSettings, read_recipe
+from reflow.config import read_recipe
 from reflow.distances import squared
 from reflow.errors import ReflowError
 from reflow.fit import Fit
@@ -21,6 +21,7 @@ from reflow.flow import Pair, VelocityField, interpolate, velocity_objective
 from reflow.guidance import drop_labels, guided
 from reflow.models import build
 from reflow.noise import draw_seed
+from reflow.settings import GuidanceSettings, MlpSettings, VelocityFitSettings
 from reflow.stages.train import objective_of
 from reflow.times import stratified, uniform
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "reflow"
 LAYERS = [  # from the top; a module imports its own part or lower layers
     ["__main__"],
     ["cli"],
+    ["options"],
     ["stages"],
     ["training"],
     ["reporting"],
@@ -26,6 +27,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["times", "distances", "noise", "permutations", "guidance", "distributed"],
     ["flow"],
     ["config", "recipes"],
+    ["settings"],
     ["errors"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reflow.config import MlpSettings, UnetSettings
 from reflow.errors import ReflowError
 from reflow.models import build
 from reflow.models.preconditioning import Preconditioned
 from reflow.models.unet import Attention
+from reflow.settings import MlpSettings, UnetSettings
 
 UNETS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "grey": ((1, 8, 8), {"multipliers": (1, 2)}),

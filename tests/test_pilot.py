@@ -10,8 +10,9 @@ from torch import Tensor
 
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
+from reflow.solvers.density import Bends, density
 from reflow.solvers.grids import cosine, from_density, uniform
-from reflow.solvers.pilot import Bends, Pilot, calibrate, density, expected, gauge, samples_for
+from reflow.solvers.pilot import Pilot, calibrate, expected, gauge, samples_for
 from reflow.solvers.plan import Plan, fixed_plan
 from reflow.solvers.solution import follow
 
@@ -183,7 +184,7 @@ def test_a_field_that_is_not_finite_is_refused_with_the_time(t0: float, t1: floa
     def broken(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG001
         return torch.where((t - 0.5).abs()[:, None] < 0.1, torch.nan, x)
 
-    with pytest.raises(ReflowError, match=r"pilot sample is not finite at t = 0\.[45]\d*; the model is"):
+    with pytest.raises(ReflowError, match=r"sample 0 of the pilot is not finite at t = 0\.[45]\d*; the"):
         calibrate(Pilot(broken, draws(24), None, t0=t0, t1=t1), "adams", 1e-2)
 
 

@@ -8,7 +8,7 @@ import torch
 from fields import Counted, draws, gaussian, gaussian_state, rms, six_blobs
 from torch import Tensor
 
-from reflow import config
+from reflow import settings
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
 from reflow.solvers import integrate, trajectory
@@ -32,11 +32,11 @@ def solved(
 
 
 def test_the_recipe_knows_exactly_the_solvers_and_grids_there_are() -> None:
-    assert set(config.FIXED_SOLVERS) == set(get_args(config.FixedSolver)) == set(METHODS)
-    assert set(config.TOLERANT_SOLVERS) == {*PER_SAMPLE, "adams"}
-    assert set(get_args(config.SolverName)) == {*METHODS, *PER_SAMPLE, "adams"}
-    assert set(get_args(config.GridName)) == {*GRIDS, "calibrated"}
-    assert set(get_args(config.EvaluateSettings.model_fields["solver"].annotation)) == set(METHODS)
+    assert set(settings.FIXED_SOLVERS) == set(get_args(settings.FixedSolver)) == set(METHODS)
+    assert set(settings.TOLERANT_SOLVERS) == {*PER_SAMPLE, "adams"}
+    assert set(get_args(settings.SolverName)) == {*METHODS, *PER_SAMPLE, "adams"}
+    assert set(get_args(settings.GridName)) == {*GRIDS, "calibrated"}
+    assert set(get_args(settings.EvaluateSettings.model_fields["solver"].annotation)) == set(METHODS)
 
 
 def test_without_a_name_steps_are_heuns_and_a_tolerance_is_for_adams_of_order_four() -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from reflow.config import VelocityFitSettings
+from reflow.settings import VelocityFitSettings
 from reflow.times import LAWS, Quantile, logit_normal, stratified, u_shaped, uniform
 
 Floats = NDArray[np.float64]

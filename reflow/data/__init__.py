@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from reflow.config import DataSettings
 from reflow.data.dataset import DataSet, split
 from reflow.data.digits import digits
 from reflow.data.folder import read_folder
@@ -19,6 +18,7 @@ from reflow.data.npz import read_npz
 from reflow.data.toys import TOYS, toy
 from reflow.data.zipped import read_zip
 from reflow.errors import ReflowError
+from reflow.settings import DataSettings
 
 __all__ = ["BUILT_IN", "DataSet", "open_data", "split"]
 

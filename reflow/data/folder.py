@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reflow.config import DataSettings
 from reflow.data.dataset import DataSet
 from reflow.data.images import SUFFIXES, Pixels, decode, reason, stack
 from reflow.data.zipped import edm_labels
 from reflow.errors import ReflowError
+from reflow.settings import DataSettings
 
 
 def read_folder(path: Path, settings: DataSettings) -> DataSet:

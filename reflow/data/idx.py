@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reflow.config import DataSettings
 from reflow.data.dataset import DataSet, number_classes
 from reflow.data.images import reason, refit
 from reflow.errors import ReflowError
+from reflow.settings import DataSettings
 
 IMAGES, LABELS = 0x00000803, 0x00000801  # the last byte is the number of dimensions
 

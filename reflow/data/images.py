@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from reflow.config import DataSettings
 from reflow.errors import ReflowError
+from reflow.settings import DataSettings
 
 Pixels = NDArray[np.uint8]
 

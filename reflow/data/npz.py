@@ -10,11 +10,11 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from reflow.config import DataSettings
 from reflow.data.dataset import DataSet, number_classes
 from reflow.data.images import reason, refit, refuse_image_settings
 from reflow.data.zipped import DAMAGE
 from reflow.errors import ReflowError
+from reflow.settings import DataSettings
 
 
 def read_npz(path: Path, settings: DataSettings) -> DataSet:

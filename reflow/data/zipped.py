@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reflow.config import DataSettings
 from reflow.data.dataset import DataSet, number_classes
 from reflow.data.images import SUFFIXES, decode, reason, stack
 from reflow.errors import ReflowError
+from reflow.settings import DataSettings
 
 Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from reflow.artifacts import MODEL, STATE, Header, damaged, file_digest, read_artifact
-from reflow.config import MlpSettings, UnetSettings, parse_recipe
+from reflow.config import parse_recipe
 from reflow.errors import ReflowError
 from reflow.models.mlp import Mlp
 from reflow.models.preconditioning import Preconditioned
 from reflow.models.unet import Unet
+from reflow.settings import MlpSettings, UnetSettings
 
 
 class Model(nn.Module):

@@ -2,11 +2,11 @@
 
 import torch
 
-from reflow.config import SolverSettings
 from reflow.generation import generate, usual_method
 from reflow.models import Model
 from reflow.reporting.pictures import grid, png
 from reflow.reporting.plots import scatter
+from reflow.settings import SolverSettings
 
 IMAGES, POINTS = 64, 2000
 QUICK = SolverSettings(solver="heun", steps=8, tolerance=None)

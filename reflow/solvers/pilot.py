@@ -21,6 +21,7 @@ from torch import Tensor
 
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
+from reflow.solvers.density import Bends, density
 from reflow.solvers.grids import cosine, from_density
 from reflow.solvers.plan import CALIBRATED, LOCAL_SHARE, Plan
 from reflow.solvers.solution import between, follow
@@ -29,9 +30,6 @@ FEWEST, MOST, SHARE = 24, 256, 0.01  # samples of a pilot: a share of the sample
 MARGIN = 0.5  # of the wanted error: what the pilot's own error may be
 AGREEMENT = 2.0  # of the wanted error: by how much two grids, one twice as fine, may differ
 FINEST = 2000  # steps of the pilot; a field that needs more is not smooth
-SMOOTHING = 0.005  # half-width of the average over the density, in t
-RESOLUTION = 2000  # intervals of the density
-FLOOR = 0.01  # of the way: nearer to the end, spread steps lie no denser
 CHOICES = ((4, 0.0), (3, 0.0))  # order of Adams' method, share of the steps that are spread
 UNSTABLE = 10  # times the error aimed at, with the first guess, that ask for the choices for stiff fields
 STABLE = ((3, 0.1), (3, 0.3))
@@ -109,10 +107,12 @@ class Pilot:
         return x1
 
     def _require_finite(self, velocity: Tensor, s: float) -> None:
-        if not velocity.isfinite().all():
+        bad = ~velocity.flatten(1).isfinite().all(1)
+        if bad.any():
             t = self.span[0] + (self.span[1] - self.span[0]) * s
+            first = int(bad.nonzero()[0])
             raise ReflowError(
-                f"the velocity of a pilot sample is not finite at t = {t:.4f}; "
+                f"the velocity of sample {first} of the pilot is not finite at t = {t:.4f}; "
                 "the model is damaged or diverged"
             )
 
@@ -218,48 +218,6 @@ def expected(errors: Tensor) -> float:
     """
     logs = errors.cpu().double().clamp(min=1e-12).log()
     return max(rms(errors), math.exp(float(logs.mean() + logs.var().clamp(max=1.0))))
-
-
-class Bends:
-    """Second derivatives of the velocity along trajectories: times, and RMS over samples and elements."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.sizes: list[Tensor] = []
-        self._last: tuple[float, Tensor] | None = None
-        self._slope: tuple[float, Tensor] | None = (
-            None  # where the step before it began, and the slope there
-        )
-
-    def add(self, t: float, velocity: Tensor) -> None:
-        """Take the velocities (P, *event) at the next time: two divided differences make a bend."""
-        now = velocity.double() if velocity.device.type != "mps" else velocity
-        if self._last is not None:
-            before, then = self._last
-            slope = (now - then) / (t - before)
-            if self._slope is not None:
-                start, old = self._slope
-                self.times.append((start + t) / 2)
-                self.sizes.append(((slope - old) / (t - start)).square().mean().sqrt())
-            self._slope = before, slope
-        self._last = t, now
-
-
-def density(bends: Bends, spread: float) -> tuple[Tensor, Tensor]:
-    """Return a density of steps on a fine grid of times, with a share of them spread as 1 / (1 - t)."""
-    times = torch.tensor(bends.times, dtype=torch.float64)
-    sizes = torch.stack(bends.sizes).cpu().double()
-    fine = torch.linspace(0, 1, RESOLUTION + 1, dtype=torch.float64)
-    place = torch.searchsorted(times, fine).clamp(1, len(times) - 1)
-    share = (fine - times[place - 1]) / (times[place] - times[place - 1])
-    needed = torch.lerp(sizes[place - 1], sizes[place], share.clamp(0, 1)) ** (1 / 3)
-    width = round(SMOOTHING * RESOLUTION)
-    window = torch.hann_window(2 * width + 3, periodic=False, dtype=torch.float64)[1:-1]
-    padded = torch.nn.functional.pad(needed[None, None], (width, width), mode="replicate")
-    smooth = torch.nn.functional.conv1d(padded, (window / window.sum())[None, None])[0, 0]
-    even = 1 / (1 - fine + FLOOR)
-    parts = [part / torch.trapezoid(part, fine) for part in (smooth.clamp(min=1e-12), even)]
-    return fine, torch.lerp(parts[0], parts[1], spread)
 
 
 def rms(errors: Tensor) -> float:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from reflow.artifacts import Header
-from reflow.config import CoupleSettings, Recipe
 from reflow.devices import choose_device, in_precision
 from reflow.distributed import Part, part_of, world
 from reflow.errors import UsageError
@@ -16,6 +15,7 @@ from reflow.generation import Charged, Source, arrivals, charged, source_of
 from reflow.lineage import recipe_of, require_velocity_field
 from reflow.models import Model, load_model
 from reflow.reporting.progress import Meter, already_complete, say, tell
+from reflow.settings import CoupleSettings, Recipe
 from reflow.shardset import ShardSet, spent
 from reflow.shelf import Shelf
 from reflow.solvers.pilot import samples_for

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.artifacts import prepare, write_atomically
-from reflow.config import EvaluateSettings, Recipe, SolverSettings, with_source
+from reflow.config import with_source
 from reflow.data import DataSet
 from reflow.devices import choose_device
 from reflow.errors import ReflowError
@@ -24,6 +24,7 @@ from reflow.metrics.straightness import straightness
 from reflow.models import Model, load_model
 from reflow.noise import draw_seed
 from reflow.reporting.progress import Meter, say
+from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 
 SCHEMA = 1  # of the JSON
 STREAM = "evaluate"

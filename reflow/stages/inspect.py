@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from reflow.artifacts import MODEL, PAIRS, STATE, Header, file_digest, read_artifact, read_header
-from reflow.config import Recipe, built_in_recipes, read_recipe, settings_table
+from reflow.config import built_in_recipes, read_recipe, settings_table
 from reflow.errors import ReflowError
 from reflow.reporting.progress import open_pairs_watched
 from reflow.reporting.run import open_run
+from reflow.settings import Recipe
 
 SCHEMA = 1  # of the JSON
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reflow.artifacts import Header
-from reflow.config import CoupleSettings, Recipe, with_source
+from reflow.config import with_source
 from reflow.data import DataSet
 from reflow.devices import choose_device, in_precision
 from reflow.distributed import world
@@ -19,6 +19,7 @@ from reflow.lineage import real_data, recipe_of, require_velocity_field
 from reflow.models import Model, load_model
 from reflow.noise import uniform
 from reflow.reporting.progress import Meter, already_complete, say, tell
+from reflow.settings import CoupleSettings, Recipe
 from reflow.shardset import ShardSet, spent
 from reflow.solvers.pilot import samples_for
 from reflow.solvers.solution import Solution, follow
@@ -45,6 +46,10 @@ def run(
     model = load_model(model_path).to(where)
     require_velocity_field(model, model_path)
     recipe = recipe_of(model, overrides)
+    if recipe.couple.labels is not None:
+        raise UsageError(
+            "--invert takes the training images with the labels they have; unset couple.labels"
+        )
     training, _ = real_data(recipe if source is None else with_source(recipe, source), model)
     header = Header(
         kind="pairs",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reflow.artifacts import prepare, write_atomically
-from reflow.config import SolverSettings, parse_recipe, settings_table
+from reflow.config import parse_recipe, settings_table
 from reflow.data import open_data, split
 from reflow.devices import choose_device
 from reflow.generation import fixed_method, generate, usual_method
@@ -18,6 +18,7 @@ from reflow.reporting.page import Panel, render
 from reflow.reporting.pictures import grid, png
 from reflow.reporting.progress import say
 from reflow.reporting.run import Entry, Run, open_run
+from reflow.settings import SolverSettings
 from reflow.solvers import trajectory
 
 STREAM = "report"

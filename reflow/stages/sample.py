@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from reflow.artifacts import Header, prepare, read_header, write_artifact, write_atomically, writing
-from reflow.config import SolverSettings, guidance_settings
+from reflow.config import guidance_settings
 from reflow.devices import choose_device
 from reflow.errors import ReflowError, UsageError
 from reflow.flow import Pair
@@ -18,6 +18,7 @@ from reflow.models import Model, load_model
 from reflow.reporting.pictures import grid, png, to_bytes, to_picture
 from reflow.reporting.plots import scatter
 from reflow.reporting.progress import Meter, say
+from reflow.settings import SolverSettings
 
 STREAM = "sample"
 FORMATS = ".png (a grid), .npz, .safetensors, or a folder for one .png per image"

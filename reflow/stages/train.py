@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from reflow.artifacts import Header
-from reflow.config import Recipe, VelocityFitSettings, with_source
+from reflow.config import with_source
 from reflow.couplings import Independent
 from reflow.data import BUILT_IN, DataSet, open_data, split
 from reflow.devices import choose_device
@@ -21,6 +21,7 @@ from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
 from reflow.reporting.progress import open_pairs_watched
+from reflow.settings import Recipe, VelocityFitSettings
 from reflow.times import LAWS, stratified
 from reflow.training import finished, train_model
 from reflow.workspace import claim

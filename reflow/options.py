@@ -1,0 +1,54 @@
+"""What options on the command line say, as changes of the recipe. This module does not import torch."""
+
+from fractions import Fraction
+from pathlib import Path
+
+from reflow.errors import UsageError
+
+
+def changes_of(
+    settings: list[str] | None, seed: int | None, named: dict[str, float | None] | None = None
+) -> list[str]:
+    """Return all changes of the recipe as `section.key=value`; named options come last."""
+    changes: dict[str, float | None] = {"seed": seed, **(named or {})}
+    return [
+        *(settings or []),
+        *(f"{key}={value}" for key, value in changes.items() if value is not None),
+    ]
+
+
+def weights_of(text: str | None, pairs: list[Path]) -> list[Fraction] | None:
+    """Return the numbers in --weights, one for each --pairs."""
+    if text is None:
+        return None
+    try:
+        weights = [Fraction(part.strip()) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"--weights {text}: write numbers with commas between, such as 0.8,0.2") from error
+    if min(weights) <= 0:
+        raise UsageError(f"--weights {text}: every weight is above zero; leave out pairs that give nothing")
+    if len(weights) != len(pairs) or len(pairs) < 2:
+        raise UsageError(
+            f"--weights {text} gives {len(weights)} for {len(pairs)} --pairs; "
+            "it takes one number for each of several --pairs"
+        )
+    return weights
+
+
+def solver_changes(
+    solver: str | None, steps: int | None, tolerance: float | None, grid: str | None
+) -> list[str]:
+    """Return the [couple] settings of a solver given on the command line."""
+    if steps is not None and tolerance is not None:
+        raise UsageError("give --steps (a fixed grid) or --tolerance (a pilot finds the steps), not both")
+    if steps is None and tolerance is None and solver is None and grid is None:
+        return []
+    changes = {"steps": steps, "tolerance": tolerance, "grid": grid}
+    if steps is not None or tolerance is not None:
+        solver = solver or ("adams" if steps is None else "heun")
+    chosen = [] if solver is None else [f'couple.solver="{solver}"']
+    return chosen + [
+        f"couple.{key}={'none' if value is None else value}"
+        for key, value in changes.items()
+        if value is not None or steps is not None or tolerance is not None
+    ]

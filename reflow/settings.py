@@ -1,0 +1,274 @@
+"""The settings of all stages as strict, frozen pydantic models; together they are a recipe.
+
+This module does not import torch.
+"""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FixedSolver = Literal["euler", "midpoint", "heun", "rk4", "adams2", "adams3", "adams4", "dpm2m"]
+FIXED_SOLVERS: tuple[str, ...] = get_args(FixedSolver)  # take steps
+TOLERANT_SOLVERS = ("adams", "adams2", "adams3", "adams4", "bosh3", "dopri5", "tsit5")  # take a tolerance
+SolverName = Literal[FixedSolver, "adams", "bosh3", "dopri5", "tsit5"]
+GridName = Literal["uniform", "cosine", "shifted", "edm", "calibrated"]
+DistanceName = Literal["squared", "pseudo-huber"]
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Time = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """One section of a recipe."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class DataSettings(Settings):
+    """[data]: the real images or points, and how they are read."""
+
+    source: str = Field(
+        description="built-in set (digits, eight-gaussians, two-moons, checkerboard) or a path: "
+        "image folder, .npz, .zip, IDX .gz; 'files' in headers of models trained from a path"
+    )
+    labels: bool = Field(False, description="condition the model on the class labels")
+    held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="share of the set kept from training, to evaluate against"
+    )
+    size: Count | None = Field(
+        None, description="resize and centre-crop images to size x size pixels; default: as stored"
+    )
+    mode: Literal["auto", "grey", "rgb"] = Field(
+        "auto", description="channels of images; auto: grey if every image is grey, else rgb"
+    )
+    flip: bool = Field(False, description="mirror training images left-right at random")
+    points: Count = Field(20_000, description="number of points drawn from a 2-D set")
+
+
+class MlpSettings(Settings):
+    """[model] with kind = "mlp": a residual network for vectors."""
+
+    kind: Literal["mlp"]
+    width: Count = Field(128, description="units per layer")
+    blocks: Count = Field(3, description="number of residual blocks")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of units silenced in training"
+    )
+    sigma_data: Positive = Field(0.5, description="standard deviation of the data")
+
+
+class UnetSettings(Settings):
+    """[model] with kind = "unet": a convolutional network for images."""
+
+    kind: Literal["unet"]
+    channels: Annotated[int, Field(gt=0, multiple_of=4)] = Field(
+        32, description="feature channels at full resolution"
+    )
+    multipliers: tuple[Count, ...] = Field(
+        (1, 2), min_length=1, description="channels per level, in units of `channels`"
+    )
+    blocks: Count = Field(1, description="residual blocks per level, each way")
+    attention: tuple[Count, ...] = Field(
+        (), description="resolutions with self-attention, in pixels of height"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of features silenced in training"
+    )
+    sigma_data: Positive = Field(0.5, description="standard deviation of the data, in [-1, 1]")
+
+
+class FitSettings(Settings):
+    """What every training stage has: the optimiser and the rhythm of the loop."""
+
+    steps: Count = Field(description="optimiser steps")
+    batch: Count = Field(description="examples per step")
+    lr: Positive = Field(description="Adam's learning rate after the warm-up")
+    warmup: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps of linear growth of the learning rate"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="learning rate after the warm-up; linear and cosine end at zero"
+    )
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.999, description="Adam's decay of the second moment"
+    )
+    clip: Positive = Field(1.0, description="largest gradient norm")
+    ema_halflife: Positive = Field(description="half-life of the averaged weights, in steps")
+    log_every: Count = Field(50, description="steps between lines of log.jsonl")
+    save_every: Count = Field(1000, description="steps between saved states")
+    preview_every: Count = Field(1000, description="steps between previews in samples.png")
+
+
+class VelocityFitSettings(FitSettings):
+    """[train] and [reflow]: fitting the velocity on data and on pairs."""
+
+    times: Literal["uniform", "logit-normal", "u-shaped"] = Field(
+        "uniform", description="law of t in training"
+    )
+    logit_mean: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        0.0, description="mean of logit(t) when times = logit-normal"
+    )
+    logit_std: Positive = Field(1.0, description="standard deviation of logit(t) when times = logit-normal")
+    sharpness: Annotated[float, Field(gt=0, le=100)] = Field(
+        4.0, description="parameter a of the law when times = u-shaped"
+    )
+    distance: DistanceName = Field("squared", description="what compares velocities")
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        exclude_if=lambda share: share == 0,  # headers without it keep the bytes they always had
+        description="share of labels replaced by the null label, which guidance needs; a model has one if "
+        "this is above 0 in [train]",
+    )
+
+
+class DistillSettings(FitSettings):
+    """[distill]: regression of a k-step student on pairs."""
+
+    student_steps: Count = Field(1, description="k: network evaluations per image of the student")
+    distance: DistanceName = Field("squared", description="what compares images")
+
+
+TOLERANCE = 2e-3  # a quarter of the step between two grey levels of 8 bits
+
+
+class SolverSettings(Settings):
+    """A numerical method with either a number of steps or a tolerance."""
+
+    solver: SolverName = Field(
+        "adams",
+        description="numerical method of the ODE; adams takes a tolerance and finds order, grid and "
+        "number of steps with a pilot",
+    )
+    steps: Count | None = Field(None, description="steps of a fixed grid")
+    tolerance: Positive | None = Field(
+        None,
+        description=f"wanted RMS error of the images, in data units; {TOLERANCE:g} without steps",
+    )
+    grid: GridName | None = Field(
+        None,
+        exclude_if=lambda grid: grid is None,  # as for label_dropout
+        description="times of a fixed grid; calibrated: from a pilot; default: the solver's usual one",
+    )
+
+    @model_validator(mode="after")
+    def _match(self) -> "SolverSettings":
+        if self.steps is None and self.tolerance is None and self.solver in TOLERANT_SOLVERS:
+            object.__setattr__(self, "tolerance", TOLERANCE)  # a default that depends on another setting
+        if self.steps is not None and self.tolerance is not None:
+            raise ValueError("give steps (a fixed grid) or a tolerance, not both; none takes one back")
+        if self.steps is not None and self.solver not in FIXED_SOLVERS:
+            raise ValueError(f"solver {self.solver} takes a tolerance and no steps")
+        if self.steps is None and self.solver not in TOLERANT_SOLVERS:
+            raise ValueError(f"solver {self.solver} takes steps and no tolerance")
+        if self.grid is not None and self.steps is None:
+            raise ValueError("grid is for a fixed number of steps; leave it out with a tolerance")
+        return self
+
+
+class GuidanceSettings(Settings):
+    """Classifier-free guidance, beside a solver."""
+
+    guidance: NonNegative | None = Field(
+        None,
+        exclude_if=lambda scale: scale is None,  # as for label_dropout
+        description="scale of classifier-free guidance: 1 (and none) follows the label as trained, more "
+        "follows it further; needs a model trained with label_dropout, and evaluates it twice",
+    )
+    guidance_interval: tuple[Time, Time] = Field(
+        (0.0, 1.0),
+        exclude_if=lambda interval: interval == (0.0, 1.0),
+        description="first and last time t at which guidance acts",
+    )
+
+    @model_validator(mode="after")
+    def _act_somewhere(self) -> "GuidanceSettings":
+        first, last = self.guidance_interval
+        if not first < last:
+            raise ValueError(f"guidance_interval begins at {first:g} and must end later than at {last:g}")
+        if self.guidance is None and (first, last) != (0, 1):
+            raise ValueError("guidance_interval does nothing without guidance; set guidance, too")
+        return self
+
+
+class CoupleSettings(SolverSettings, GuidanceSettings):
+    """[couple]: making pairs."""
+
+    count: Count = Field(description="number of pairs")
+    batch: Count = Field(500, description="samples solved together")
+    shard: Count = Field(2000, description="pairs per file")
+    image_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="precision of the stored images; the noise is always float32"
+    )
+    labels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None,
+        min_length=1,
+        exclude_if=lambda labels: labels is None,  # as for label_dropout
+        description="classes of the pairs, in turn; default: all classes",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        exclude_if=lambda precision: precision == "float32",
+        description="of the network's inside (autocast); solver, t and noise stay float32",
+    )
+    noise_gate: tuple[Positive, Positive] = Field(
+        (0.8, 1.2),
+        exclude_if=lambda gate: gate == (0.8, 1.2),
+        description="with --invert: bounds of |noise|^2 per dimension; pairs outside are dropped",
+    )
+    round_trip_gate: Positive = Field(
+        0.05,
+        exclude_if=lambda gate: gate == 0.05,
+        description="with --invert: largest RMS error of an image taken to noise and back, in data units",
+    )
+
+    @model_validator(mode="after")
+    def _let_something_through(self) -> "CoupleSettings":
+        low, high = self.noise_gate
+        if not low < high:
+            raise ValueError(f"noise_gate begins at {low:g} and must end higher than at {high:g}")
+        return self
+
+
+class EvaluateSettings(Settings):
+    """[evaluate]: distances to the held-out data."""
+
+    samples: Count = Field(1000, description="generated samples per figure")
+    nfe: tuple[Count, ...] = Field(
+        (1, 2, 4, 8, 16, 100), min_length=1, description="network evaluations per sample"
+    )
+    solver: FixedSolver = Field("euler", description="fixed-grid method for the figures per NFE")
+    projections: Count = Field(500, description="directions of the sliced Wasserstein distance")
+    straightness_samples: Count = Field(256, description="trajectories behind the straightness")
+    straightness_tolerance: Positive = Field(
+        1e-4, description="tolerance of these trajectories, in data units"
+    )
+    classifier_steps: Count = Field(
+        600, description="optimiser steps of the classifier whose features are compared"
+    )
+    batch: Count = Field(500, description="samples generated together")
+
+
+class Recipe(Settings):
+    """The settings of all stages."""
+
+    name: str = Field(description="what the recipe is called")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="root of all randomness")
+    data: DataSettings
+    model: Annotated[MlpSettings | UnetSettings, Field(discriminator="kind")]
+    train: VelocityFitSettings
+    couple: CoupleSettings
+    reflow: VelocityFitSettings
+    distill: DistillSettings
+    evaluate: EvaluateSettings
+
+    @model_validator(mode="after")
+    def _have_labels_to_drop(self) -> "Recipe":
+        for section, settings in (("train", self.train), ("reflow", self.reflow)):
+            name = f"{section}.label_dropout = {settings.label_dropout:g}"
+            if settings.label_dropout and not self.data.labels:
+                raise ValueError(f"{name} needs labels; set data.labels = true, or leave it out")
+            if settings.label_dropout and not self.train.label_dropout:
+                raise ValueError(f"{name} needs a base model that was trained with train.label_dropout > 0")
+        return self
