@@ -36,7 +36,7 @@ USUAL_GRID = {name: "cosine" if name.startswith(("adams", "dpm")) else "uniform"
 
 # Local errors add up along the way and grow in the thin layer that trained fields have near the
 # data, so without a pilot the step control aims lower than the error wanted at the end.
-LOCAL_SHARE = 0.1
+LOCAL_SHARE = 0.03
 
 
 @dataclass(frozen=True)
