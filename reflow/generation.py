@@ -85,7 +85,7 @@ def source_of(
 def require_labels(model: Model, labels: Sequence[int]) -> None:
     """Refuse labels that the model does not know."""
     if model.classes is None:
-        raise ReflowError("labels: this model was trained without labels (data.labels = true)")
+        raise ReflowError("this model was trained without labels; train one with --set data.labels=true")
     strange = [label for label in labels if not 0 <= label < model.classes]
     if strange:
         raise ReflowError(f"label {strange[0]}: this model has classes 0 to {model.classes - 1}")

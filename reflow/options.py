@@ -39,6 +39,10 @@ def solver_changes(
     solver: str | None, steps: int | None, tolerance: float | None, grid: str | None
 ) -> list[str]:
     """Return the [couple] settings of a solver given on the command line."""
+    if grid is not None and tolerance is not None:
+        raise UsageError("--grid goes with --steps N; with --tolerance the pilot finds the grid")
+    if tolerance is not None and not tolerance > 0:
+        raise UsageError("--tolerance must be above 0")
     if steps is not None and tolerance is not None:
         raise UsageError("give --steps (a fixed grid) or --tolerance (a pilot finds the steps), not both")
     if steps is None and tolerance is None and solver is None and grid is None:

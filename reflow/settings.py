@@ -163,7 +163,7 @@ class SolverSettings(Settings):
         if self.steps is None and self.solver not in TOLERANT_SOLVERS:
             raise ValueError(f"solver {self.solver} takes steps and no tolerance")
         if self.grid is not None and self.steps is None:
-            raise ValueError("grid is for a fixed number of steps; leave it out with a tolerance")
+            raise ValueError("grid is for a fixed number of steps; give steps, or leave it out")
         return self
 
 
@@ -215,7 +215,7 @@ class CoupleSettings(SolverSettings, GuidanceSettings):
     noise_gate: tuple[Positive, Positive] = Field(
         (0.8, 1.2),
         exclude_if=lambda gate: gate == (0.8, 1.2),
-        description="with --invert: bounds of |noise|^2 per dimension; pairs outside are dropped",
+        description="with --invert: bounds of the noise's mean square; pairs outside are dropped",
     )
     round_trip_gate: Positive = Field(
         0.05,

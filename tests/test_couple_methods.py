@@ -74,11 +74,11 @@ def test_pairs_of_a_trained_network_meet_the_tolerance(
     [
         (("--steps", 3, "--tolerance", 0.1), 2, "not both"),
         (("--steps", 0), 2, ""),
-        (("--tolerance", 0), 1, "couple.tolerance = 0"),
+        (("--tolerance", 0), 2, "--tolerance must be above 0"),
         (("--solver", "dopri5"), 1, "takes a tolerance and no steps"),
         (("--solver", "adams", "--steps", 3), 1, "takes a tolerance and no steps"),
         (("--solver", "heun", "--tolerance", 0.1), 1, "takes steps and no tolerance"),
-        (("--grid", "edm", "--tolerance", 0.1), 1, "grid is for a fixed number of steps"),
+        (("--grid", "edm", "--tolerance", 0.1), 2, "--grid goes with --steps N"),
         (("--grid", "square"), 1, "couple.grid"),
         (("--solver", "magic"), 1, "couple.solver"),
         (("--set", "couple.guidance_interval=[0.1,0.5]"), 1, "does nothing without guidance"),

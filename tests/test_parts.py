@@ -34,7 +34,7 @@ def test_parts_one_after_the_other_make_the_same_pairs_and_the_last_writes_the_i
         assert len(list(tmp_path.glob("pairs-*"))) == done
         assert (tmp_path / f"pairs-{part - 1:05}-of-00003.safetensors").exists()
         assert (tmp_path / "pairs.json").exists() == (done == 3)
-        left = f"part {part}/3 is complete; {3 - done} of 3 shards are still to come from other parts"
+        left = f"part {part}/3 is complete; other parts have {3 - done} of 3 shards still to make"
         assert (left in answer.err) == (done < 3)
     assert artifacts(tmp_path) == artifacts(chain / "pairs")
 
@@ -141,3 +141,13 @@ def test_an_index_is_written_once(tmp_path: Path) -> None:
     before = (tmp_path / "pairs.json").stat()
     assert second.close({"who": 2})["count"] == 6
     assert (tmp_path / "pairs.json").stat() == before
+
+
+def test_inspect_tells_how_many_shards_of_unfinished_pairs_there_are(
+    reflow: Command, chain: Path, tmp_path: Path
+) -> None:
+    answer = reflow("couple", chain / "base", "--out", tmp_path / "pairs", "--part", "2/3")
+    assert answer.code == 0, answer.err
+    text = reflow("inspect", tmp_path / "pairs").out
+    assert "unfinished" in text
+    assert "1 of 3" in text

@@ -96,11 +96,14 @@ def already_complete(out: Path, header: Header) -> bool:
 
 def tell(plan: Plan, pilot: Accuracy, wanted: float | None) -> str:
     """Return in one line what a pilot found."""
-    how = f"{len(plan.nodes) - 1} steps" if plan.nodes else f"{plan.local_tolerance:.2g} a step"
+    how = f"{len(plan.nodes) - 1} steps" if plan.nodes else f"tolerance {plan.local_tolerance:.2g} per step"
+    if plan.finer:
+        how += f" ({' or '.join(str(len(nodes) - 1) for nodes in plan.finer)} for the few that need them)"
     asked = "" if wanted is None else f" (asked for {wanted:g})"
+    spent = f"it took {pilot.evaluations / pilot.samples:.0f} evaluations a sample"
     return (
         f"pilot: {plan.solver}, {how}; {pilot.samples} samples are off by {pilot.rms:.2g} RMS{asked}, "
-        f"the worst by {pilot.worst:.2g}; {pilot.evaluations / pilot.samples:.0f} evaluations each"
+        f"the worst by {pilot.worst:.2g}; {spent}"
     )
 
 

@@ -92,11 +92,15 @@ class _Job:
     def make(self, part: Part) -> None:
         """Solve and write the shards of this part that are missing."""
         self.shards.refuse_strangers()
+        if part.number > len(self.shards):
+            say(
+                f"{self.out}: nothing to do for part {part}: the pairs are {len(self.shards)} shards "
+                f"of {self.settings.shard} (couple.shard)"
+            )
+            return
         found = self.survey()
         say(tell(found.plan, found.accuracy, self.settings.tolerance))
         mine = [shard for shard in range(len(self.shards)) if part.owns(shard)]
-        if not mine:
-            say(f"{self.out}: {len(self.shards)} shards leave nothing for part {part}; see couple.shard")
         there = {shard: self.shards.check(shard) for shard in mine}
         done, missing = ([shard for shard in mine if there[shard] is wanted] for wanted in (True, False))
         if missing:
@@ -115,8 +119,8 @@ class _Job:
     def find_plan(self) -> Survey:
         """Return the plan that a pilot finds; its batch is too small to compile for."""
         x0, label = self.source(PILOT).pilot(samples_for(self.settings.count))
-        say(f"pilot: solving {len(x0)} samples to see where steps are needed")
         velocity = self.velocity(compiled=False)
+        say(f"pilot: solving {len(x0)} samples to see where steps are needed")
         return survey(
             velocity.field,
             x0,
@@ -165,8 +169,8 @@ class _Job:
         missing = self.shards.missing()
         if missing:
             say(
-                f"{self.out}: part {part} is complete; {missing} of {len(self.shards)} shards are still to "
-                "come from other parts, and the last one writes the index"
+                f"{self.out}: part {part} is complete; other parts have {missing} of {len(self.shards)} "
+                "shards still to make, and the last one writes the index"
             )
             return
         facts = self.shards.close(self.survey().facts())

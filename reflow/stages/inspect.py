@@ -1,10 +1,11 @@
 """inspect: what an artifact, a stage's directory, a run or a recipe says, and whether it is sound."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reflow.artifacts import MODEL, PAIRS, STATE, Header, file_digest, read_artifact, read_header
+from reflow.artifacts import MODEL, PAIRS, SHARDS, STATE, Header, file_digest, read_artifact, read_header
 from reflow.config import built_in_recipes, read_recipe, settings_table
 from reflow.errors import ReflowError
 from reflow.reporting.progress import open_pairs_watched
@@ -42,12 +43,23 @@ def _inspect(path: Path) -> list[dict[str, Any]]:
         return _inspect(path / MODEL)
     if path.is_dir() and (path / STATE).exists():
         return _inspect(path / STATE)
+    shards = sorted(path.glob(SHARDS))
+    if path.is_dir() and shards:
+        return [_unfinished(path, shards)]
     if path.is_dir():
         return [entry for part in open_run(path).entries for entry in _inspect(part.folder)]
     if path.name == PAIRS:
         return _inspect(path.parent)
     header, _ = read_artifact(path, read_header(path).kind)
     return [_describe(path, header, file_digest(path))]
+
+
+def _unfinished(path: Path, shards: list[Path]) -> dict[str, Any]:
+    """Return what is known of pairs without an index, after checking the shards that are there."""
+    headers = [read_artifact(shard, "pairs")[0] for shard in shards]
+    facts = {"shards": f"{len(shards)} of {int(shards[0].stem.rpartition('-of-')[2])}"}
+    known = {key: headers[0].facts[key] for key in ("event", "classes")}
+    return _describe(path, replace(headers[0], facts=known | facts), "") | {"complete": False}
 
 
 def _describe(path: Path, header: Header, digest: str) -> dict[str, Any]:
@@ -66,7 +78,8 @@ def _describe(path: Path, header: Header, digest: str) -> dict[str, Any]:
 
 def _text(entry: dict[str, Any]) -> str:
     """Return one artifact in lines; everything was checked to get here."""
-    state = "complete and sound" if entry["complete"] else "unfinished, state sound"
+    unfinished = "unfinished, what is there is sound; give its command again to finish it"
+    state = "complete and sound" if entry["complete"] else unfinished
     rank = entry["rectification"]
     lines = [
         f"{entry['path']}: {entry['kind']} of stage {entry['stage']}, {rank}-rectified flow, {state}",

@@ -100,13 +100,15 @@ class _Inversion:
         facts = self.shards.close(found.facts())
         outside = len(self.data) - facts["count"]
         say(
-            f"{self.shards.out}: {facts['count']} pairs of {len(self.data)} images, {outside} outside the "
-            f"gates; {facts['nfe_mean']:.1f} evaluations each on average, both ways"
+            f"{self.shards.out}: {facts['count']} pairs of {len(self.data)} images, {outside} outside "
+            f"couple.noise_gate or couple.round_trip_gate; {facts['nfe_mean']:.1f} evaluations each on "
+            "average, both ways"
         )
 
     def find_plan(self, velocity: Charged) -> Survey:
         """Return the plan that a pilot found on the way from the data to the noise."""
         x1, label = self.images(range(min(len(self.data), samples_for(len(self.data)))))
+        say(f"pilot: solving {len(x1)} images to see where steps are needed")
         return survey(
             velocity.field,
             x1,
