@@ -93,12 +93,13 @@ def _weights(nodes: Tensor, known: Tensor, s: Tensor, h: Tensor) -> Tensor:
     Unknown nodes weigh nothing: their place in the Vandermonde system is a row of the identity.
     """
     count = nodes.shape[1]
+    precise = torch.float32 if nodes.device.type == "mps" else torch.float64  # MPS has no float64
     place = torch.arange(count, device=nodes.device)
     missing = place >= known[:, None]  # (B, K)
-    scaled = torch.where(missing, 0.0, (nodes - s[:, None]) / h[:, None]).double()
+    scaled = torch.where(missing, 0.0, (nodes - s[:, None]) / h[:, None]).to(precise)
     powers = scaled[:, None, :] ** place[None, :, None]  # (B, power, node)
     alone = torch.eye(count, dtype=torch.bool, device=nodes.device)
-    system = torch.where(missing[:, None, :] | missing[:, :, None], alone.double(), powers)
-    moments = torch.where(missing, 0.0, 1 / (place + 1.0).double())
+    system = torch.where(missing[:, None, :] | missing[:, :, None], alone.to(precise), powers)
+    moments = torch.where(missing, 0.0, 1 / (place + 1.0).to(precise))
     weights: Tensor = torch.linalg.solve(system, moments)
     return weights.to(nodes) * h[:, None]
