@@ -138,9 +138,7 @@ class _Job:
         def write(shard: int, pair: Pair, nfe: Tensor) -> None:
             self.shards.write(shard, pair, spent(nfe))
 
-        before, total = (
-            sum(len(self.shards.numbers(shard)) for shard in some) for some in (done, done + missing)
-        )
+        before, total = self.shards.pairs_in(done), self.shards.pairs_in(done + missing)
         shelf = Shelf(self.shards, getattr(torch, self.settings.image_dtype), write)
         draws = (draw for shard in missing for draw in source.draws(self.shards.numbers(shard)))
         arrived, evaluations = before, 0
