@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 ENTRY = "reflow"  # the one metadata entry
 MODEL, STATE, LOG, PREVIEW = "model.safetensors", "state.safetensors", "log.jsonl", "samples.png"
+PREVIOUS = "state-previous.safetensors"
 PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
@@ -68,7 +69,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def leftovers(directory: Path) -> list[Path]:
     """Return the unfinished files that killed stages left in a directory."""
-    names = (MODEL, STATE, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
+    names = (MODEL, STATE, PREVIOUS, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
     return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]
 
 

@@ -29,7 +29,8 @@ class Preconditioned(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Return the velocity v(x, t), shaped like x (B, *event), for t (B,) or a scalar."""
-        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x))
+        precise = torch.promote_types(x.dtype, torch.float32)  # t is told apart in float32 at least
+        t = torch.as_tensor(t, dtype=precise, device=x.device).expand(len(x))
         inside = t.clamp(FIRST, LAST)
         level = ((1 - inside) / inside).log() / 4
         variance = self.sigma_data**2
