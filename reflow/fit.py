@@ -23,6 +23,8 @@ from reflow.distributed import ALONE, World
 from reflow.draws import Draws, draws
 from reflow.errors import ReflowError
 from reflow.flow import Losses, Objective, Pair
+from reflow.models.checkpointing import checkpoint_activations
+from reflow.models.preconditioning import Preconditioned
 from reflow.noise import draw_seed
 from reflow.parallel import Layout, Replicated, Sharded
 from reflow.settings import FitSettings
@@ -45,8 +47,8 @@ class Fit:
 
     def __init__(
         self,
-        net: nn.Module,
-        average: nn.Module,
+        net: Preconditioned,
+        average: Preconditioned,
         coupling: Coupling,
         objective: Objective,
         settings: FitSettings,
@@ -61,6 +63,8 @@ class Fit:
         self.size, self.pieces = divide(settings, world)
         self.net = net.to(device)
         self.average = average if settings.sharded and not world.leads else average.to(device)
+        if settings.recompute:
+            checkpoint_activations(self.net)
         self.layout: Layout = (Sharded if settings.sharded else Replicated)(self.net, device, world)
         self.field = in_precision(self.layout.field, settings.precision, device)
         self.weights = dict(self.net.named_parameters())
@@ -134,7 +138,7 @@ class Fit:
         self.tally.reset()
 
     @torch.no_grad()
-    def averaged(self) -> nn.Module:
+    def averaged(self) -> Preconditioned:
         """Return the network with the averaged weights, right on rank 0; every process must ask."""
         if self.settings.sharded:
             for name, weight in self.average.named_parameters():

@@ -50,6 +50,17 @@ def per_sample(t: Tensor, x: Tensor) -> Tensor:
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def times_of(t: Tensor | float, x: Tensor) -> Tensor:
+    """Return the time of every sample of x (B, *event) for t (B,) or a scalar, as other solvers give it.
+
+    Only a scalar is moved to where x is: to move the times of samples in silence would hide that
+    somebody left them behind.
+    """
+    if not isinstance(t, Tensor) or not t.ndim:
+        t = torch.as_tensor(t, device=x.device)
+    return t.expand(len(x))
+
+
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
     """Return the points of the paths at times t."""
     return torch.lerp(x0, x1, per_sample(t, x0))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reflow.draws import Draws
 from reflow.errors import ReflowError
-from reflow.flow import Losses, Objective, Pair, VelocityField, per_sample
+from reflow.flow import Losses, Objective, Pair, VelocityField, per_sample, times_of
 from reflow.settings import GuidanceSettings
 
 
@@ -56,7 +56,7 @@ class Guided:
         """Return the guided v(x, t), shaped like x, for t (B,) or a scalar."""
         if label is None:
             raise ReflowError("guidance needs a label for every sample")
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        t = times_of(t, x)
         labels = torch.cat([torch.full_like(label, self.null_label), label])
         both = self.field(torch.cat([x, x]), torch.cat([t, t]), labels)
         v_null, v_label = both.chunk(2)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reflow.distributed import World
 from reflow.errors import ReflowError
+from reflow.models.preconditioning import Preconditioned
 
 
 class Layout(Protocol):
@@ -71,14 +72,14 @@ class Sharded:
     Each unit of the network is gathered when it is called and given up again.
     """
 
-    def __init__(self, net: nn.Module, device: torch.device, world: World) -> None:
+    def __init__(self, net: Preconditioned, device: torch.device, world: World) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         if world.size == 1:
             raise ReflowError("sharded = true is for several processes; run the command under torchrun")
         self.mesh = init_device_mesh(device.type, (world.size,))
-        for unit in net.units():  # type: ignore[operator]
+        for unit in net.units():
             fully_shard(unit, mesh=self.mesh)
         self.field: Any = fully_shard(net, mesh=self.mesh)
 

@@ -5,7 +5,10 @@ This module does not import torch.
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from reflow.architectures import DitSettings, MlpSettings, UnetSettings
+from reflow.sections import Count, NonNegative, Positive, Settings, Time
 
 FixedSolver = Literal["euler", "midpoint", "heun", "rk4", "adams2", "adams3", "adams4", "dpm2m"]
 FIXED_SOLVERS: tuple[str, ...] = get_args(FixedSolver)  # take steps
@@ -14,16 +17,10 @@ SolverName = Literal[FixedSolver, "adams", "bosh3", "dopri5", "tsit5"]
 GridName = Literal["uniform", "cosine", "shifted", "edm", "calibrated"]
 DistanceName = Literal["squared", "pseudo-huber"]
 
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Time = Annotated[float, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    """One section of a recipe."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+ModelSettings = MlpSettings | UnetSettings | DitSettings
+MODEL_KINDS: tuple[str, ...] = tuple(
+    get_args(settings.model_fields["kind"].annotation)[0] for settings in get_args(ModelSettings)
+)
 
 
 class DataSettings(Settings):
@@ -45,38 +42,6 @@ class DataSettings(Settings):
     )
     flip: bool = Field(False, description="mirror training images left-right at random")
     points: Count = Field(20_000, description="number of points drawn from a 2-D set")
-
-
-class MlpSettings(Settings):
-    """[model] with kind = "mlp": a residual network for vectors."""
-
-    kind: Literal["mlp"]
-    width: Count = Field(128, description="units per layer")
-    blocks: Count = Field(3, description="number of residual blocks")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of units silenced in training"
-    )
-    sigma_data: Positive = Field(0.5, description="standard deviation of the data")
-
-
-class UnetSettings(Settings):
-    """[model] with kind = "unet": a convolutional network for images."""
-
-    kind: Literal["unet"]
-    channels: Annotated[int, Field(gt=0, multiple_of=4)] = Field(
-        32, description="feature channels at full resolution"
-    )
-    multipliers: tuple[Count, ...] = Field(
-        (1, 2), min_length=1, description="channels per level, in units of `channels`"
-    )
-    blocks: Count = Field(1, description="residual blocks per level, each way")
-    attention: tuple[Count, ...] = Field(
-        (), description="resolutions with self-attention, in pixels of height"
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of features silenced in training"
-    )
-    sigma_data: Positive = Field(0.5, description="standard deviation of the data, in [-1, 1]")
 
 
 class FitSettings(Settings):
@@ -313,7 +278,7 @@ class Recipe(Settings):
     name: str = Field(description="what the recipe is called")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="root of all randomness")
     data: DataSettings
-    model: Annotated[MlpSettings | UnetSettings, Field(discriminator="kind")]
+    model: Annotated[ModelSettings, Field(discriminator="kind")]
     train: VelocityFitSettings
     couple: CoupleSettings
     reflow: ReflowSettings

@@ -123,7 +123,7 @@ class _Session:
     def __init__(self, task: Task, fit: Fit, out: Path) -> None:
         self.task, self.fit, self.out = task, fit, out
         self.world, self.settings = fit.world, fit.settings
-        self.model = Model(fit.average, task.header, digest="")  # type: ignore[arg-type]
+        self.model = Model(fit.average, task.header, digest="")
         self.states = States(out, task.header)
         self.saved, self.skipped = time.monotonic(), 0
 

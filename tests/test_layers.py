@@ -31,6 +31,8 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["noise"],
     ["config", "recipes"],
     ["settings"],
+    ["architectures"],
+    ["sections"],
     ["errors"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

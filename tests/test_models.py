@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from networks import awake, either, kinds
 from torch import Tensor, nn
 
 from reflow.errors import ReflowError
 from reflow.models import build
 from reflow.models.preconditioning import Preconditioned
 from reflow.models.unet import Attention
-from reflow.settings import MlpSettings, UnetSettings
+from reflow.settings import DitSettings, MlpSettings, ModelSettings, UnetSettings
 
 UNETS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "grey": ((1, 8, 8), {"multipliers": (1, 2)}),
@@ -24,17 +25,6 @@ UNETS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "odd widths": ((1, 8, 8), {"channels": 12, "multipliers": (1, 3), "attention": (4,)}),
 }
 unets = pytest.mark.parametrize("name", UNETS)
-KINDS = ["mlp", "unet"]
-kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-def awake(net: Preconditioned) -> Preconditioned:
-    """Give the layers that start at zero small weights, as a first training step does."""
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=rng))
-    return net
 
 
 def unet(name: str, classes: int | None = None, **changed: Any) -> tuple[Preconditioned, Tensor]:
@@ -43,15 +33,6 @@ def unet(name: str, classes: int | None = None, **changed: Any) -> tuple[Precond
     torch.manual_seed(0)
     net = build(UnetSettings(kind="unet", **({"channels": 8} | chosen | changed)), event, classes)
     return net.double(), torch.randn(4, *event, dtype=torch.float64)
-
-
-def either(kind: str, classes: int | None = None, **changed: Any) -> tuple[Preconditioned, Tensor]:
-    """Return a float64 network of this kind and samples for it."""
-    if kind == "unet":
-        return unet("attention", classes, **changed)
-    torch.manual_seed(0)
-    net = build(MlpSettings(kind="mlp", width=16, blocks=2, **changed), (3,), classes)
-    return net.double(), torch.randn(4, 3, dtype=torch.float64)
 
 
 def some_times() -> Tensor:
@@ -262,7 +243,7 @@ def test_one_seed_builds_one_network(kind: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "event", "words"),
     [
-        (MlpSettings(kind="mlp"), (1, 8, 8), r"model.kind = mlp is for vectors.*use unet"),
+        (MlpSettings(kind="mlp"), (1, 8, 8), r"model.kind = mlp is for vectors.*use unet or dit"),
         (UnetSettings(kind="unet"), (2,), r"model.kind = unet is for images.*use mlp"),
         (UnetSettings(kind="unet"), (1, 7, 8), r"7 x 8 pixels cannot be halved 1 times"),
         (UnetSettings(kind="unet"), (1, 8, 7), r"8 x 7 pixels cannot be halved 1 times"),
@@ -271,10 +252,17 @@ def test_one_seed_builds_one_network(kind: str) -> None:
             (3, 28, 28),
             r"cannot be halved 3 times; shorten model.multipliers or set data.size",
         ),
+        (DitSettings(kind="dit", size="S"), (2,), r"model.kind = dit is for images.*use mlp"),
+        (
+            DitSettings(kind="dit", size="S", patch=4),
+            (1, 8, 6),
+            r"8 x 6 pixels cannot be cut into patches of 4 x 4; choose model.patch .* or set data.size",
+        ),
+        (DitSettings(kind="dit", size="S", patch=4), (1, 6, 8), r"6 x 8 pixels cannot be cut"),
     ],
 )
 def test_networks_that_do_not_fit_the_data_are_refused_in_words(
-    settings: MlpSettings | UnetSettings, event: tuple[int, ...], words: str
+    settings: ModelSettings, event: tuple[int, ...], words: str
 ) -> None:
     with pytest.raises(ReflowError, match=words):
         build(settings, event, None)
