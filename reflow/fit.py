@@ -89,7 +89,7 @@ class Fit:
             group["lr"] = self.rate
         # The fused optimiser clips and skips as it goes: it divides gradients by the one, and leaves all
         # as it is where the other is 1.
-        self.optimiser.grad_scale = (norm / self.settings.clip).clamp(min=1.0)  # type: ignore[attr-defined]
+        self.optimiser.grad_scale = (norm / self.settings.clip).clamp(min=1.0).float()  # type: ignore[attr-defined]
         self.optimiser.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimiser.step()
         self.scaler.update()

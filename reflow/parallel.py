@@ -78,6 +78,7 @@ class Sharded:
 
         if world.size == 1:
             raise ReflowError("sharded = true is for several processes; run the command under torchrun")
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # all that it takes
         self.mesh = init_device_mesh(device.type, (world.size,))
         for unit in net.units():
             fully_shard(unit, mesh=self.mesh)

@@ -43,12 +43,12 @@ class Tally:
     def add(self, losses: Losses, norm: Tensor) -> None:
         """Count one step; a gradient norm that is not finite says that it was skipped."""
         good = norm.isfinite()
-        each = torch.where(good, losses.each.detach(), 0.0)
+        each = torch.where(good, losses.each.detach(), 0.0).float()
         shares = torch.ones(len(each), 1 + QUARTERS, device=self.device)
         shares[:, 1:] = 0 if losses.t is None else _quarters(losses.t)
         shares = shares * good
         self.loss += torch.stack([each @ shares, shares.sum(0)])
-        self.norm += torch.stack([torch.where(good, norm, 0.0), good.float()])
+        self.norm += torch.stack([torch.where(good, norm, 0.0).float(), good.float()])
         all_skipped, row, longest = self.skipped.unbind()
         row = torch.where(good, 0, row + 1)
         self.skipped = torch.stack([all_skipped + ~good, row, torch.maximum(longest, row)])

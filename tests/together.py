@@ -5,6 +5,7 @@ Under torchrun every process runs `main`, and the first one writes what came out
 
 import copy
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from reflow.couplings import Independent
 from reflow.distances import squared
@@ -71,12 +72,16 @@ def fit_of(world: World, dtype: torch.dtype, *, flip: bool = False, **chosen: ob
     return Fit(net, average, coupling, precisely(dtype), settings, **kept)  # type: ignore[arg-type]
 
 
+def joined_up(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([part.detach().reshape(-1) for part in parts])
+
+
 def gradient(world: World, **chosen: object) -> Tensor:
     """Return the gradient of the first step, unclipped."""
     fit = fit_of(world, torch.float32, clip=1e9, **chosen)
     fit.advance()
     parts = [fit.layout.whole(weight.grad) for weight in fit.weights.values() if weight.grad is not None]
-    return nn.utils.parameters_to_vector(parts)
+    return joined_up(parts)
 
 
 def trained(world: World, dtype: torch.dtype, **chosen: object) -> dict[str, Tensor]:
@@ -123,7 +128,7 @@ def sharded(world: World) -> dict[str, Tensor]:
     }
     fit = fit_of(world, torch.float32, sharded=True)
     fit.advance()
-    average = nn.utils.parameters_to_vector(fit.averaged().parameters())
+    average = joined_up(fit.averaged().parameters())
     flat = {f"{case}.{name}": tensor for case, state in results.items() for name, tensor in state.items()}
     return flat | {"average of shares": average, "gradient of shares": gradient(world, sharded=True)}
 
