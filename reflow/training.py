@@ -88,7 +88,7 @@ def finished(out: Path, wanted: Header) -> bool:
         return False
     found, _ = read_artifact(out / MODEL, "model")
     require_same(out / MODEL, found, wanted)
-    say(f"{out} is complete; nothing to do (--fresh trains anew)")
+    say(f"{out} is complete; nothing to do (--fresh makes it anew)")
     return True
 
 
