@@ -42,7 +42,7 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
     header = replace(header, facts=header.facts | {AVERAGE: what})
     if (out / STATE).exists() or any(True for _ in out.glob(AVERAGES)):  # --fresh spares it, too
         raise ReflowError(f"--out {out} holds a training; give another --out")
-    with claim(out, "model", inputs=(folder,), fresh=fresh):
+    with claim(out, "model", fresh=fresh):
         if finished(out, header):
             return
         with Meter("average", len(found), "snapshots") as meter:
