@@ -187,6 +187,27 @@ def couple(
 
 
 @app.command()
+def average(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Directory of a training with snapshots of averages.")
+    ],
+    out: Out,
+    width: Annotated[
+        float,
+        typer.Option(help="Standard deviation of the average's profile as a share of the training."),
+    ],
+    step: Annotated[
+        int | None, typer.Option(help="After how many steps; default: those of the last snapshot.", min=1)
+    ] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Rebuild a model whose weights are averaged over another width, after training."""
+    from reflow.stages import average as stage
+
+    stage.run(folder, width=width, step=step, out=out, fresh=fresh)
+
+
+@app.command()
 def distill(
     model: ModelPath,
     pairs: Annotated[

@@ -106,7 +106,7 @@ def finished(out: Path, wanted: Header) -> bool:
     require_same(out / MODEL, found, wanted, growing=True)
     before, now = found.facts["steps"], wanted.facts["steps"]
     if before == now:
-        say(f"{out} is complete; nothing to do (--fresh trains anew)")
+        say(f"{out} is complete; nothing to do (--fresh makes it anew)")
         return True
     if not (out / STATE).exists():
         raise ReflowError(

@@ -21,8 +21,8 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["generation", "lineage", "survey", "shelf"],
     ["metrics"],
     ["models", "couplings", "solvers", "data"],
-    ["shardset"],
-    ["pairs", "workspace", "devices", "ema", "interruption"],
+    ["shardset", "snapshots"],
+    ["pairs", "workspace", "devices", "ema", "averages", "interruption"],
     ["shards"],
     ["artifacts"],
     ["times", "distances", "permutations", "guidance", "distributed"],
@@ -76,7 +76,18 @@ def test_stages_never_import_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["couple"], ["distill"], ["sample"], ["evaluate"], ["report"], ["inspect"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["average"],
+        ["couple"],
+        ["distill"],
+        ["sample"],
+        ["evaluate"],
+        ["report"],
+        ["inspect"],
+    ],
 )
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (
