@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reflow import ema
 from reflow.ahead import Ahead
+from reflow.averages import WIDTHS, gamma_of, update_power
 from reflow.couplings import Coupling
 from reflow.devices import in_precision
 from reflow.distributed import ALONE, World
@@ -69,6 +70,7 @@ class Fit:
         self.field = in_precision(self.layout.field, settings.precision, device)
         self.weights = dict(self.net.named_parameters())
         self.averages = self._averages()
+        self.powers = self._powers()
         self.optimiser = torch.optim.Adam(
             self.weights.values(), lr=settings.lr, betas=(0.9, settings.beta2), fused=True
         )
@@ -96,6 +98,8 @@ class Fit:
         self.step += 1
         weights, averages = (self.layout.held(side.values()) for side in (self.weights, self.averages))
         ema.update(averages, weights, self.step, self.settings.ema_halflife)
+        for width, power in self.powers.items():
+            update_power(self.layout.held(power.values()), weights, self.step, gamma_of(width))
         self.tally.add(_joined(parts), norm)
 
     def learning_rate(self) -> float:
@@ -112,9 +116,13 @@ class Fit:
         }
         raw = {f"raw.{name}": weight for name, weight in self.weights.items()}
         average = {f"ema.{name}": weight for name, weight in self.averages.items()}
-        whole = {
-            name: self.layout.whole(tensor.detach()) for name, tensor in (moments | raw | average).items()
+        powers = {
+            f"power-{width:g}.{name}": weight
+            for width, power in self.powers.items()
+            for name, weight in power.items()
         }
+        held = moments | raw | average | powers
+        whole = {name: self.layout.whole(tensor.detach()) for name, tensor in held.items()}
         return whole | {"skipped": self.tally.skipped} | self._scaling()
 
     @torch.no_grad()
@@ -125,6 +133,8 @@ class Fit:
         for name, weight in self.weights.items():
             self.layout.put(weight, tensors[f"raw.{name}"])
             self.layout.put(self.averages[name], tensors[f"ema.{name}"])
+            for width, power in self.powers.items():
+                self.layout.put(power[name], tensors[f"power-{width:g}.{name}"])
             self.optimiser.state[weight] = {"step": torch.tensor(taken, device=self.device)}
             for moment in ("exp_avg", "exp_avg_sq"):  # in the weight's memory format, as the optimiser's
                 self.optimiser.state[weight][moment] = torch.zeros_like(weight)
@@ -146,6 +156,21 @@ class Fit:
                 if self.world.leads:
                     weight.copy_(whole)
         return self.average
+
+    def snapshot(self) -> dict[float, dict[str, Tensor]]:
+        """Return the power-function averages by width and parameter; every process must ask."""
+        return {
+            width: {name: self.layout.whole(weight) for name, weight in power.items()}
+            for width, power in self.powers.items()
+        }
+
+    def _powers(self) -> dict[float, dict[str, Tensor]]:
+        """Return room for the power-function averages by width, if they are to be tracked."""
+        widths = WIDTHS if self.settings.snapshots else ()
+        return {
+            width: {name: weight.detach().clone() for name, weight in self.weights.items()}
+            for width in widths
+        }
 
     def _averages(self) -> dict[str, Tensor]:
         """Return the averages by name: those of the averaged network, or shares of them."""

@@ -85,6 +85,12 @@ class FitSettings(Settings):
         description="under torchrun, each process keeps a share of weights, averages and moments instead "
         "of all (FSDP2), for models that do not fit into one GPU",
     )
+    snapshots: Annotated[int, Field(ge=0)] = Field(
+        8,
+        exclude_if=lambda count: count == 8,
+        description="times at which two power-function averages are stored, evenly over the training, for "
+        "reflow average to rebuild other averages from; 0 tracks none",
+    )
     log_every: Count = Field(50, description="steps between lines of log.jsonl")
     save_every: Count = Field(1000, description="steps between saved states")
     save_minutes: Positive = Field(

@@ -7,7 +7,7 @@ processes the first one reads and writes; all of them take every step.
 import contextlib
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from reflow.models.preconditioning import Preconditioned
 from reflow.reporting.preview import preview
 from reflow.reporting.progress import Meter, say
 from reflow.settings import FitSettings
+from reflow.snapshots import discard_after, write_snapshot
 from reflow.states import States, kept
 from reflow.tally import PATIENCE, Figures
 from reflow.validation import validate
@@ -144,7 +145,9 @@ class _Session:
                     self.save()
                     raise Interrupted(asked, f"at step {fit.step}; the state is saved")
                 if due:
-                    self.try_to_save()
+                    self.try_to(self.save)
+                if self.passes(settings.snapshots):
+                    self.try_to(self.keep_averages)
                 if fit.step % settings.preview_every == 0 and fit.step < settings.steps:
                     self.show()
             vote.counted()
@@ -163,6 +166,8 @@ class _Session:
         if trouble:
             say(trouble)
         self.skipped = int(self.fit.tally.skipped[0])
+        if self.world.leads:
+            discard_after(self.out, self.fit.step)
 
     def due(self) -> int:
         """Return whether a state is to be written now, by the steps or by the clock."""
@@ -174,12 +179,23 @@ class _Session:
         self.states.save(self.fit)
         self.saved = time.monotonic()
 
-    def try_to_save(self) -> None:
-        """Write the state; where that fails, as on a full disk, say so and train on."""
+    def passes(self, count: int) -> bool:
+        """Return whether the last step completed one of `count` equal parts of the training."""
+        step, steps = self.fit.step, self.settings.steps
+        return step * count // steps > (step - 1) * count // steps
+
+    def keep_averages(self) -> None:
+        """Write a snapshot of the power-function averages."""
+        averages = self.fit.snapshot()
+        if self.world.leads:
+            write_snapshot(self.out, self.task.header, self.fit.step, averages)
+
+    def try_to(self, write: Callable[[], None]) -> None:
+        """Write something; where that fails, as on a full disk, say so and train on."""
         try:
-            self.save()
+            write()
         except ReflowError as error:
-            say(f"{error}. Training goes on without")
+            say(f"{error}. Training goes on without it")
             self.saved = time.monotonic()
 
     def show(self) -> None:
