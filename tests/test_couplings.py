@@ -1,6 +1,7 @@
 """Couplings: what is drawn is a function of the example number, however the stream is cut."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from reflow.couplings import Independent, Mixture, Order, Stored
+from reflow.couplings import Drawn, Independent, Mixture, Order, Stored
+from reflow.draws import draws
 from reflow.flow import Pair
 
 Rows = NDArray[np.int64]
@@ -292,3 +294,37 @@ def test_a_rare_component_may_miss_a_batch() -> None:
     mixed = mixture([5, 5], [1, 99])
     batches = [examples(mixed, 10 * k, 10, rng()).x0[:, 0] < 1000 for k in range(10)]
     assert sum(int(batch.sum()) for batch in batches) == 1
+
+
+PARTS = {
+    "independent": Independent(Numbered(row_numbers(7)), seed=0),
+    "mirrored": Independent(Numbered(torch.rand(7, 1, 2, 4, generator=rng())), seed=0, flip=True),
+    "stored": Stored(numbered(7, labelled=True), seed=0),
+    "mixture": mixture([5, 3, 11], [2, 1, 4], labelled=True),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(step=st.integers(0, 9), cuts=st.sets(st.integers(1, 11), max_size=4))
+def test_parts_of_a_batch_are_drawn_as_the_whole(name: str, step: int, cuts: set[int]) -> None:
+    """As in processes that share a batch of 12."""
+    coupling, limits = PARTS[name], [0, *sorted(cuts), 12]
+    whole, *parts = (
+        coupling.draw(
+            12 * step + rows, draws(torch.device("cpu"), 12, rows, seed=1, stream="test", step=step)
+        )
+        for rows in (np.arange(12), *(np.arange(*ends) for ends in pairwise(limits)))
+    )
+    for end in range(3):
+        if whole[end] is not None:
+            assert torch.equal(torch.cat([part[end] for part in parts]), whole[end])
+
+
+def test_parts_of_a_store_share_no_pair_and_leave_none_out() -> None:
+    store = numbered(50)
+    kept, trained_on = Drawn(store, 3, 0, 8), Drawn(store, 3, 8, 50)
+    first, second = (part.take(np.arange(len(part))).x0[:, 0].tolist() for part in (kept, trained_on))
+    assert (len(first), len(second)) == (8, 42)
+    assert sorted(first + second) == list(range(50))
+    assert sorted(first) != first  # in a random order

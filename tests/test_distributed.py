@@ -18,12 +18,16 @@ NOT_WEIGHTS = ("skipped", "losses")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
 
 
-def launched(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
+    """Return that of processes which import the tests' modules and have a core each."""
+    paths = os.pathsep.join([str(HERE), str(HERE.parent)])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+
+
+def launched(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a script or module in two processes."""
     command = [*TORCHRUN, *map(str, arguments)]
-    paths = os.pathsep.join([str(HERE), str(HERE.parent)])
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | environment
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200)
 
 
 @pytest.fixture(scope="module")
