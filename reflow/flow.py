@@ -58,7 +58,7 @@ def times_of(t: Tensor | float, x: Tensor) -> Tensor:
     """
     if not isinstance(t, Tensor) or not t.ndim:
         t = torch.as_tensor(t, device=x.device)
-    return t.expand(len(x))
+    return t.expand(x.shape[0])  # len(x) would be a constant to torch.export
 
 
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:

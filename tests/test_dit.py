@@ -154,12 +154,13 @@ def test_the_sizes_have_the_published_numbers_of_parameters() -> None:
     Theirs has a first layer of 256 inputs in the embedding of time and predicts a variance for each of
     the four channels; the fixed table of places is among their parameters and not among ours.
     """
-    published = {"S": 33, "B": 130, "L": 458, "XL": 675}  # millions
-    for size, millions in published.items():
+    published = {"S": (33, 6), "B": (130, 12), "L": (458, 16), "XL": (675, 16)}  # millions, heads
+    for size, (millions, heads) in published.items():
         settings = DitSettings.model_validate({"kind": "dit", "size": size})
         with torch.device("meta"):
             net = build(settings, (4, 32, 32), 1000, unconditional=True)
         width = settings.shape.width
+        assert settings.shape.heads == heads
         ours = sum(weight.numel() for weight in net.parameters())
         theirs = ours + (256 - width) * width + 4 * 4 * (width + 1)
         assert round(theirs / 1e6) == millions

@@ -206,6 +206,34 @@ def test_gradients_reach_every_weight(kind: str, classes: int | None) -> None:
 
 
 @kinds
+def test_the_batch_may_differ_from_the_one_of_an_export(kind: str) -> None:
+    """A size that Python reads along the way would be fixed in an exported program."""
+    net, x = either(kind, classes=3)
+    awake(net).eval()
+    t, label = some_times(), torch.tensor([0, 2, 1, 2])
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(net, (x, t, label), dynamic_shapes=({0: batch}, {0: batch}, {0: batch}))
+    more = (torch.cat([x, x.flip(0)]), torch.cat([t, t]), torch.cat([label, label.flip(0)]))
+    torch.testing.assert_close(exported.module()(*more), net(*more), rtol=1e-11, atol=1e-11)  # rounding
+
+
+@kinds
+def test_noise_level_and_label_are_told_apart_in_float32_under_autocast(kind: str) -> None:
+    """bfloat16 has 8 bits: it would not tell apart two levels that differ by less than a 256th."""
+    net, x = either(kind, classes=3)
+    embedding = net.float().network.embedding
+    level, label = torch.linspace(-2.9, 2.9, 4), torch.tensor([0, 2, 1, 2])
+    usual = embedding(level, label)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = embedding(level, label)
+        velocity = awake(net)(x.float(), some_times(), label)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, usual)
+    # bfloat16 has 8 bits, and errors of some layers add up.
+    torch.testing.assert_close(velocity, net(x.float(), some_times(), label), rtol=0.1, atol=0.1)
+
+
+@kinds
 def test_dropout_is_active_in_training_only(kind: str) -> None:
     net, x = either(kind, dropout=0.5)
     awake(net)
