@@ -170,13 +170,16 @@ def test_an_average_and_a_training_do_not_take_each_other_for_their_own(
     line = one_line(reflow("train", "gaussians", "--out", out, *SETTINGS))
     assert "average.width is 0.15 there and None now" in line
     before = digests(copy)
-    other = Path(shutil.copytree(copy, tmp_path / "other"))
-    for taken in (copy, other):
+    fit, early = (Path(shutil.copytree(copy, tmp_path / name)) for name in ("fit", "early"))
+    for path in (*fit.glob("averages-*"), early / "state.safetensors"):
+        path.unlink()
+    for taken in (copy, fit, early):
         for fresh in ((), ("--fresh",)):  # weeks of training are not for an average to discard
             line = one_line(average(reflow, copy, taken, *fresh))
             assert f"--out {taken} holds a training; give another --out" in line
     assert digests(copy) == before
-    assert sorted(digests(other).values()) == sorted(before.values())
+    assert (fit / "state.safetensors").exists()
+    assert snapshot(early, STEPS).exists()
 
 
 @pytest.mark.parametrize(("width", "support"), [(0.03, "0.05 to 0.12"), (0.2, "0.05 to 0.12")])
@@ -244,6 +247,12 @@ def lose_a_width(path: Path) -> None:
     rewrite(path, lambda h, t: (h, {name: value for name, value in t.items() if name.startswith("0.05.")}))
 
 
+def lose_the_first_width_of_the_first(path: Path) -> None:
+    for step in range(EVERY, 80, EVERY):
+        snapshot(path.parent, step).unlink()
+    rewrite(path, lambda h, t: (h, {name: value for name, value in t.items() if name.startswith("0.1.")}))
+
+
 def have_another_shape(path: Path) -> None:
     rewrite(path, lambda header, tensors: (header, {name: value[None] for name, value in tensors.items()}))
 
@@ -267,6 +276,7 @@ def have_another_seed(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
+        (lose_the_first_width_of_the_first, "its parameters of width 0.05 are not those of the network"),
         (cut, "is damaged"),
         (alter, "do not match its digest"),
         (be_foreign, "is not a reflow artifact"),
@@ -326,6 +336,9 @@ def test_one_snapshot_is_in_memory_at_a_time(
     monkeypatch.setattr(snapshots, "read_artifact", watched)
     assert average(reflow, base, tmp_path / "x").code == 0
     assert read == sorted(base.glob("averages-*"))
+    read.clear()
+    assert average(reflow, base, tmp_path / "y", width=WIDTHS[0]).code == 0
+    assert read == [snapshot(base, STEPS)]  # it is all of the answer
 
 
 def test_sums_are_made_in_float64(tmp_path: Path, base: Path) -> None:
@@ -359,7 +372,10 @@ def test_equal_averages_give_equal_bytes_and_the_header_of_the_training(
     base: Path, tracked: Tracked, tmp_path: Path
 ) -> None:
     header = read_header(base / "model.safetensors")
-    averages = {width: tracked.kept[40][width] for width in reversed(WIDTHS)}
+    averages = {
+        width: {name: value.double() for name, value in tracked.kept[40][width].items()}
+        for width in reversed(WIDTHS)
+    }
     write_snapshot(tmp_path, header, 40, averages)
     assert snapshot(tmp_path, 40).read_bytes() == snapshot(base, 40).read_bytes()
     found, tensors = read_artifact(snapshot(base, 40), "averages")

@@ -62,9 +62,10 @@ def test_a_tracked_average_is_the_sum_that_its_profile_says(gamma: float) -> Non
 
 
 def test_the_first_step_copies_the_weights() -> None:
-    average, weights = [torch.full((4,), 1e30)], [torch.tensor([1.1, -2.0, 3e-20, 4.0])]
-    update_power(average, weights, 1, 6.94)
-    assert torch.equal(average[0], weights[0])
+    average, weights = torch.full((4,), 1e30), torch.tensor([1.1, -2.0, 3e-20, 4.0], requires_grad=True)
+    update_power([average], [weights], 1, 6.94)
+    assert torch.equal(average, weights)
+    assert not average.requires_grad  # it keeps no graph of the training
 
 
 def test_a_power_of_zero_is_the_plain_mean() -> None:
@@ -110,6 +111,7 @@ def test_many_snapshots_do_no_harm(uneven: bool) -> None:
     if uneven:
         extra = [*np.random.default_rng(0).integers(1, steps, 50).tolist(), steps - 1, steps - 2, 1, 2]
         stored += [Profile(gamma_of(width), step) for step in extra for width in WIDTHS]
+        stored += stored[100:110]  # the same twice
     for width, most in ((0.02, 1e-3), (0.08, 1e-4), (0.2, 1e-3), (0.28, 0.05)):
         wanted = Profile(gamma_of(width), steps)
         mixed = coefficients(stored, wanted)

@@ -30,15 +30,14 @@ class Tracked:
 
     def note(self, step: int, weights: Weights) -> None:
         """Take the weights after a step."""
-        with torch.no_grad():
-            for width in self.widths:
-                average = self.now.setdefault(width, {n: torch.zeros_like(w) for n, w in weights.items()})
-                update_power(average.values(), weights.values(), step, gamma_of(width))
-            if step % self.every == 0:
-                self.kept[step] = {
-                    width: {name: value.clone() for name, value in average.items()}
-                    for width, average in self.now.items()
-                }
+        for width in self.widths:
+            average = self.now.setdefault(width, {n: torch.zeros_like(w) for n, w in weights.items()})
+            update_power(average.values(), weights.values(), step, gamma_of(width))
+        if step % self.every == 0:
+            self.kept[step] = {
+                width: {name: value.clone() for name, value in average.items()}
+                for width, average in self.now.items()
+            }
 
     def error(self, width: float, snapshots: int) -> tuple[float, float]:
         """Return the relative errors of weights and profile, rebuilt at the end from so many snapshots."""
