@@ -27,7 +27,7 @@ FORMAT = 1
 ENTRY = "reflow"  # the one metadata entry
 MODEL, STATE, LOG, PREVIEW = "model.safetensors", "state.safetensors", "log.jsonl", "samples.png"
 PREVIOUS = "state-previous.safetensors"
-AVERAGES = "averages-*.safetensors"
+AVERAGES, TRACKING = "averages-*.safetensors", "tracking"
 PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 

@@ -14,6 +14,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["options"],
     ["stages"],
     ["training"],
+    ["followers"],
     ["reporting", "states", "log", "validation"],
     ["fit"],
     ["ahead", "tally", "parallel"],
