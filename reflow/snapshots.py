@@ -88,15 +88,14 @@ def mixture(
 
     mixed: coefficients of all widths of the first snapshot, then of the second, ...; snapshots with zeros
     alone are not read. Summed in float64; one snapshot is in memory at a time. `progress` is told how many
-    are done.
+    snapshots are done.
     """
     total: dict[str, Tensor] = {}
-    done = 0
-    for snapshot in found:
-        shares = dict(zip(snapshot.widths, mixed[done : done + len(snapshot.widths)].tolist(), strict=True))
+    left = iter(mixed.tolist())
+    for done, snapshot in enumerate(found, 1):
+        shares = {width: next(left) for width in snapshot.widths}
         if any(shares.values()):
             _add(total, snapshot, shares)
-        done += len(shares)
         progress(done)
     return {name: tensor.float() for name, tensor in total.items()}
 
