@@ -14,7 +14,7 @@ from torch import Tensor
 from reflow import snapshots as module
 from reflow.artifacts import Header, read_artifact, write_artifact
 from reflow.errors import ReflowError
-from reflow.snapshots import discard_after, mixture, snapshots, write_snapshot
+from reflow.snapshots import discard_after, snapshots, weighted_sum, write_snapshot
 
 HEADER = Header(
     kind="model",
@@ -51,10 +51,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def summed(folder: Path, *coefficients: float) -> dict[str, Tensor]:
+def summed(folder: Path, *factors: float) -> dict[str, Tensor]:
     found = snapshots(folder)
-    numbers = coefficients or (1.0,) * (len(WIDTHS) * len(found))
-    return mixture(found, np.array(numbers), lambda done: None)  # noqa: ARG005
+    numbers = factors or (1.0,) * (len(WIDTHS) * len(found))
+    return weighted_sum(found, np.array(numbers), lambda done: None)  # noqa: ARG005
 
 
 def test_the_file_holds_the_averages_and_the_header_of_the_training(folder: Path) -> None:
@@ -77,12 +77,12 @@ def test_equal_averages_give_equal_bytes_whatever_their_order_and_precision(fold
     assert path_of(folder, 30).read_bytes() == before
 
 
-def test_the_mixture_is_the_sum_of_all_averages_by_their_coefficients(folder: Path) -> None:
-    coefficients = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = summed(folder, *coefficients.tolist())
+def test_the_sum_is_that_of_all_averages_times_their_factors(folder: Path) -> None:
+    factors = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = summed(folder, *factors.tolist())
     for name in ("enter.weight", "enter.bias"):
         parts = [averages(step)[width][name] for step in (10, 20, 30, 40) for width in WIDTHS]
-        wanted = torch.tensordot(coefficients, torch.stack(parts).double(), dims=1)
+        wanted = torch.tensordot(factors, torch.stack(parts).double(), dims=1)
         assert found[name].dtype == torch.float32
         torch.testing.assert_close(found[name], wanted.float(), rtol=1e-6, atol=1e-7)  # one rounding
 
@@ -121,7 +121,7 @@ def test_one_snapshot_is_in_memory_at_a_time_and_only_if_it_counts(
 
 def test_progress_counts_the_snapshots_that_are_done(folder: Path) -> None:
     told: list[int] = []
-    mixture(snapshots(folder), np.ones(8), told.append)
+    weighted_sum(snapshots(folder), np.ones(8), told.append)
     assert told == [1, 2, 3, 4]
 
 
@@ -246,3 +246,6 @@ def test_more_than_eight_digits_of_steps_keep_their_order(tmp_path: Path) -> Non
 def test_writing_fails_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ReflowError, match=r"averages-00000001.safetensors cannot be written"):
         write_snapshot(tmp_path / "missing", HEADER, 1, averages(1))
+    path_of(tmp_path, 9).mkdir()  # cannot be unlinked
+    with pytest.raises(ReflowError, match=r"averages-00000009.safetensors cannot be written"):
+        discard_after(tmp_path, 8)
