@@ -53,7 +53,7 @@ def update_power(averages: Iterable[Tensor], weights: Iterable[Tensor], step: in
 def coefficients(stored: Sequence[Profile], wanted: Profile) -> NDArray[np.float64]:
     """Return what to multiply the stored averages by, so that their sum comes closest to the wanted one.
 
-    The result (len(stored),) adds up to 1 and minimises the square of the difference of the profiles,
+    The factors (len(stored),) add up to 1 and minimise the square of the difference of the profiles,
     integrated over the steps. For an average that is stored it is that one alone.
     """
     if wanted in stored:
@@ -67,15 +67,15 @@ def coefficients(stored: Sequence[Profile], wanted: Profile) -> NDArray[np.float
     return np.asarray(scaled / size, dtype=np.float64)
 
 
-def mismatch(stored: Sequence[Profile], wanted: Profile, mixed: NDArray[np.float64]) -> float:
-    """Return how far the mixture of stored profiles is from the wanted one, relative to its size (L2).
+def mismatch(stored: Sequence[Profile], wanted: Profile, factors: NDArray[np.float64]) -> float:
+    """Return how far the sum of stored profiles times factors is from the wanted one, relative to it (L2).
 
     It is the relative error of the average of weights that are pure noise from step to step; weights that
     move steadily err less.
     """
     square = _products([wanted], [wanted])[0, 0]
-    overlap = _products(stored, [wanted])[:, 0] @ mixed
-    difference = square - 2 * overlap + mixed @ _products(stored, stored) @ mixed
+    overlap = _products(stored, [wanted])[:, 0] @ factors
+    difference = square - 2 * overlap + factors @ _products(stored, stored) @ factors
     return float(np.sqrt(max(difference, 0.0) / square))
 
 
