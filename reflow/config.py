@@ -14,7 +14,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from reflow.errors import ReflowError
-from reflow.settings import GuidanceSettings, Recipe, Settings, SolverSettings
+from reflow.sections import Settings
+from reflow.settings import MODEL_KINDS, GuidanceSettings, Recipe, SolverSettings
 
 
 def built_in_recipes() -> list[str]:
@@ -128,7 +129,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> str:
     """Return the first problem in one line, with the nearest key for an unknown one."""
     problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in ("mlp", "unet")]
+    location = [part for part in problem["loc"] if part not in MODEL_KINDS]
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place, _known_keys(problem["loc"]), n=1, cutoff=0)

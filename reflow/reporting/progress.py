@@ -28,14 +28,14 @@ def say(message: str) -> None:
 
 
 class Meter:
-    """A counter from 0 to total; `update` shows it with a few figures."""
+    """A counter from 0 to total; `update` shows it with a few figures, unless it is hidden."""
 
-    def __init__(self, title: str, total: int, unit: str, *, done: int = 0) -> None:
-        self.title, self.total, self.unit = title, total, unit
+    def __init__(self, title: str, total: int, unit: str, *, done: int = 0, hidden: bool = False) -> None:
+        self.title, self.total, self.unit, self.hidden = title, total, unit, hidden
         self.first, self.begin, self.shown = done, time.monotonic(), 0.0
         console = Console(stderr=True)
         self.bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and not hidden:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -66,7 +66,7 @@ class Meter:
             self.bar.update(self.task, completed=done, figures=figures)
             return
         now = time.monotonic()
-        if done < self.total and now - self.shown < LINE_SECONDS:
+        if self.hidden or (done < self.total and now - self.shown < LINE_SECONDS):
             return
         self.shown = now
         spent = now - self.begin

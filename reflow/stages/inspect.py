@@ -9,8 +9,9 @@ from reflow.artifacts import MODEL, PAIRS, SHARDS, STATE, Header, file_digest, r
 from reflow.config import built_in_recipes, read_recipe, settings_table
 from reflow.errors import ReflowError
 from reflow.reporting.progress import open_pairs_watched
-from reflow.reporting.run import open_run
+from reflow.reporting.run import open_run, tell_average
 from reflow.settings import Recipe
+from reflow.workspace import AVERAGE
 
 SCHEMA = 1  # of the JSON
 
@@ -104,6 +105,8 @@ def _brief(key: str, value: Any) -> str:
             f"error {value['rms']:.2g} RMS, {value['worst']:.2g} worst, in data units, "
             f"on {value['samples']} samples; {value['evaluations']} evaluations in all"
         )
+    if key == AVERAGE:
+        return tell_average(value)
     if key == "nfe_histogram":
         return ", ".join(f"{nfe}: {count}" for nfe, count in value.items())
     return str(value)
