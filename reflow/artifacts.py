@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 FORMAT = 1
 ENTRY = "reflow"  # the one metadata entry
 MODEL, STATE, LOG, PREVIEW = "model.safetensors", "state.safetensors", "log.jsonl", "samples.png"
+PREVIOUS = "state-previous.safetensors"
+AVERAGES, TRACKING = "averages-*.safetensors", "tracking"
 PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
-Kind = Literal["model", "state", "pairs", "data"]
+Kind = Literal["model", "state", "averages", "pairs", "data"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def leftovers(directory: Path) -> list[Path]:
     """Return the unfinished files that killed stages left in a directory."""
-    names = (MODEL, STATE, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
+    names = (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
     return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]
 
 
@@ -276,4 +278,4 @@ def _require_kind(path: Path, header: Header, kind: Kind) -> None:
 
 
 def _article(kind: str) -> str:
-    return kind if kind in ("pairs", "data") else f"a {kind}"
+    return kind if kind in ("averages", "pairs", "data") else f"a {kind}"

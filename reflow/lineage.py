@@ -9,7 +9,7 @@ from reflow.errors import ReflowError
 from reflow.models import Model, build
 from reflow.models.preconditioning import Preconditioned
 from reflow.pairs import PairStore
-from reflow.settings import DataSettings, MlpSettings, Recipe, UnetSettings
+from reflow.settings import DataSettings, ModelSettings, Recipe
 
 
 def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
@@ -17,7 +17,7 @@ def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
     return override(parse_recipe(model.recipe, origin="the model's recipe"), overrides)
 
 
-def copy_of(model: Model, settings: MlpSettings | UnetSettings) -> Preconditioned:
+def copy_of(model: Model, settings: ModelSettings) -> Preconditioned:
     """Return a network of these settings with the model's averaged weights, to be trained on."""
     own = parse_recipe(model.recipe).model
     if settings.model_copy(update={"dropout": own.dropout}) != own:

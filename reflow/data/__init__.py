@@ -11,7 +11,7 @@ import numpy as np
 
 from reflow.data.cache import open_cached
 from reflow.data.contents import Format, Part, Watch
-from reflow.data.dataset import DataSet, as_seen, split
+from reflow.data.dataset import DataSet, split
 from reflow.data.digits import digits
 from reflow.data.folder import files_of_folder, read_folder
 from reflow.data.idx import files_of_idx, read_idx
@@ -22,7 +22,7 @@ from reflow.data.zipped import read_zip
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
 
-__all__ = ["BUILT_IN", "DataSet", "Watch", "as_seen", "open_data", "split"]
+__all__ = ["BUILT_IN", "DataSet", "Watch", "open_data", "split"]
 
 BUILT_IN = ("digits", *TOYS)
 

@@ -55,6 +55,8 @@ class DataSet:
 
     def take(self, rows: NDArray[np.int64]) -> "tuple[Tensor, Tensor | None]":
         """Return the values (n, *event) as a network sees them, float32, and the labels (n,)."""
+        from reflow.pixels import as_seen
+
         values, labels = self.raw(rows)
         return as_seen(values), labels
 
@@ -82,17 +84,6 @@ class DataSet:
         if self.labels is not None:
             sha.update(np.ascontiguousarray(self.labels).data)
         return sha.hexdigest()
-
-
-def as_seen(raw: "Tensor") -> "Tensor":
-    """Return stored values as a network sees them: bytes as float32 in [-1, 1], vectors unchanged."""
-    import torch
-
-    if raw.dtype != torch.uint8:
-        return raw
-    # CUDA divides by a number by multiplying with its reciprocal, which rounds in another way.
-    half = torch.full((), 127.5, device=raw.device)
-    return raw.float().div_(half).sub_(1)
 
 
 def number_classes(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

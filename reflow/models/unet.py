@@ -146,3 +146,7 @@ class Unet(nn.Module):
                 x = self.grow[finished - 1](F.interpolate(x, scale_factor=2.0, mode="nearest"))
         residual: Tensor = self.leave(F.silu(self.norm(x)))
         return residual
+
+    def units(self) -> list[nn.Module]:
+        """Return the blocks in order, for what is done to a network piece by piece."""
+        return [*self.down, self.middle, *self.up]

@@ -10,8 +10,9 @@ from reflow.config import built_in_recipes, read_recipe, settings_table
 from reflow.data.cache import verify
 from reflow.errors import ReflowError
 from reflow.reporting.progress import open_pairs_watched
-from reflow.reporting.run import open_run
+from reflow.reporting.run import open_run, tell_average
 from reflow.settings import Recipe
+from reflow.workspace import AVERAGE
 
 SCHEMA = 1  # of the JSON
 
@@ -111,6 +112,8 @@ def _brief(key: str, value: Any) -> str:
         )
     if key == "class_names":
         return f"{len(value)}: {', '.join(value[:10])}{', ...' * (len(value) > 10)}"
+    if key == AVERAGE:
+        return tell_average(value)
     if key == "nfe_histogram":
         return ", ".join(f"{nfe}: {count}" for nfe, count in value.items())
     return str(value)

@@ -15,6 +15,7 @@ from reflow.distributed import world
 from reflow.errors import UsageError
 from reflow.flow import Pair
 from reflow.generation import Charged, charged
+from reflow.interruption import interruptible, watching_signals
 from reflow.lineage import real_data, recipe_of, require_velocity_field
 from reflow.models import Model, load_model
 from reflow.noise import uniform
@@ -24,7 +25,6 @@ from reflow.shardset import ShardSet, spent
 from reflow.solvers.pilot import samples_for
 from reflow.solvers.solution import Solution, follow
 from reflow.survey import Survey, agreed, survey
-from reflow.training import interruptible, watching_signals
 from reflow.workspace import claim
 
 STREAM = "dequantise"
