@@ -93,7 +93,9 @@ def train_classifier(
 
 @torch.no_grad()
 def _accuracy(network: Classifier, data: Samples) -> float:
-    images, label = data.take(np.arange(len(data)))
-    assert label is not None
-    guesses = torch.cat([network(part).argmax(1) for part in images.split(CHUNK)])
-    return float(torch.eq(guesses, label).double().mean())
+    right = 0
+    for first in range(0, len(data), CHUNK):
+        images, label = data.take(np.arange(first, min(first + CHUNK, len(data))))
+        assert label is not None
+        right += int(torch.eq(network(images).argmax(1), label).sum())
+    return right / len(data)

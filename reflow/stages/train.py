@@ -10,7 +10,7 @@ import torch
 from reflow.artifacts import Header
 from reflow.config import with_source
 from reflow.couplings import Independent
-from reflow.data import BUILT_IN, DataSet, open_data, split
+from reflow.data import BUILT_IN, DataSet, split
 from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
 from reflow.flow import Objective, velocity_objective
@@ -19,7 +19,7 @@ from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
-from reflow.reporting.progress import open_pairs_watched
+from reflow.reporting.progress import open_data_watched, open_pairs_watched
 from reflow.settings import Recipe, VelocityFitSettings
 from reflow.times import LAWS, stratified
 from reflow.training import Task, machine, train_model
@@ -124,7 +124,7 @@ def _header(recipe: Recipe, digest: str, facts: dict[str, Any]) -> Header:
 
 
 def _data(recipe: Recipe) -> DataSet:
-    data = open_data(recipe.data, recipe.seed)
+    data = open_data_watched(recipe.data, recipe.seed)
     if recipe.data.labels and data.labels is None:
         raise ReflowError(
             "data.labels = true, but the data has no labels; "
