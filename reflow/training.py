@@ -22,7 +22,7 @@ from reflow.artifacts import (
 )
 from reflow.couplings import Coupling
 from reflow.devices import choose_device
-from reflow.distributed import Vote, agree, joined, world
+from reflow.distributed import Vote, agree, joined, restarts, world
 from reflow.errors import Interrupted, ReflowError
 from reflow.fit import Fit
 from reflow.flow import Objective
@@ -87,7 +87,8 @@ def train_model(
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(joined(machine.device))
         if here.leads:
-            stack.enter_context(claim(out, "model", inputs=inputs, fresh=fresh))
+            anew = fresh and not restarts()  # what is there then is of this very command
+            stack.enter_context(claim(out, "model", inputs=inputs, fresh=anew))
         if agree(here.leads and finished(out, task.header), here):
             return
         average = copy.deepcopy(task.net).eval().requires_grad_(False)

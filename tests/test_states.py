@@ -10,6 +10,7 @@ from conftest import TINY, Command, artifacts, one_line
 
 from reflow.artifacts import read_header
 from reflow.errors import ReflowError
+from reflow.fit import Fit
 from reflow.states import States
 
 Usage = namedtuple("Usage", "total used free")
@@ -157,6 +158,32 @@ def test_other_settings_are_refused(reflow: Command, stopped: Path) -> None:
 
 def full(path: object) -> Usage:  # noqa: ARG001
     return Usage(10**9, 10**9 - 2 * 10**6, 2 * 10**6)
+
+
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which training adds each step that it takes."""
+    steps: list[int] = []
+    advance = Fit.advance
+
+    def counted(self: Fit) -> None:
+        advance(self)
+        steps.append(self.step)
+
+    monkeypatch.setattr(Fit, "advance", counted)
+    return steps
+
+
+def test_fresh_discards_what_stands_there_but_not_at_a_restart_by_torchrun(
+    reflow: Command, chain: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = steps_taken(monkeypatch)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(reflow, stopped, "--fresh")
+    assert steps == list(range(21, 31))
+    assert artifacts(stopped) == artifacts(chain / "base")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    train(reflow, stopped, "--fresh")
+    assert steps[10:] == list(range(1, 31))
 
 
 def test_a_state_that_does_not_fit_on_the_disk_is_not_begun(
