@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reflow.devices import moved
 from reflow.draws import Draws
 from reflow.flow import Pair
+from reflow.moving import moved
 from reflow.noise import draw_seed
 from reflow.permutations import Permutation
 from reflow.pixels import as_seen
