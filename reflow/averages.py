@@ -58,8 +58,9 @@ def coefficients(stored: Sequence[Profile], wanted: Profile) -> NDArray[np.float
     """
     if wanted in stored:
         return np.array([float(profile == wanted) for profile in stored]) / stored.count(wanted)
-    size = _norms(stored)
-    cosines = _products(stored, stored) / np.outer(size, size)
+    products = _products(stored, stored)
+    size = np.sqrt(np.diag(products))
+    cosines = products / np.outer(size, size)
     sides = np.stack([_products(stored, [wanted])[:, 0] / size, 1 / size], axis=1)
     # Neighbours are nearly parallel: what rounding has eaten of the spectrum is left out.
     best, shift = np.linalg.lstsq(cosines, sides, rcond=None)[0].T
@@ -77,10 +78,6 @@ def mismatch(stored: Sequence[Profile], wanted: Profile, factors: NDArray[np.flo
     overlap = _products(stored, [wanted])[:, 0] @ factors
     difference = square - 2 * overlap + factors @ _products(stored, stored) @ factors
     return float(np.sqrt(max(difference, 0.0) / square))
-
-
-def _norms(profiles: Sequence[Profile]) -> NDArray[np.float64]:
-    return np.array([_products([profile], [profile])[0, 0] ** 0.5 for profile in profiles])
 
 
 def _products(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.float64]:

@@ -61,7 +61,7 @@ def snapshots(out: Path) -> list[Snapshot]:
     found = sorted((_open(path) for path in out.glob(AVERAGES)), key=lambda snapshot: snapshot.step)
     if not found:
         raise ReflowError(
-            f"{out} holds no snapshots of averages; train with snapshot_every above 0 to have some"
+            f"{out} holds no snapshots of averages; train with snapshots above 0 to have some"
         )
     for snapshot in found:
         if _training(snapshot.header) != _training(found[-1].header):

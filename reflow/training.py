@@ -167,7 +167,7 @@ class _Session:
                 if fit.step % settings.log_every == 0 or fit.step == settings.steps:
                     figures, validation = self.figures(), self.validation()
                     self.try_to(self.tell, figures, validation)
-                if self.passes(settings.snapshots):  # before a state that goes on after it
+                if self.passes(settings.snapshots):  # before the state, which a killed run goes on from
                     self.try_to(self.keep_averages)
                 asked, due = vote.cast(stop.signal or 0, self.due())
                 if asked:

@@ -79,7 +79,7 @@ def test_the_rebuilt_model_is_the_average_tracked_in_training(
 ) -> None:
     answer = average(reflow, base, tmp_path / "x", width=width)
     assert answer.code == 0, answer.err
-    assert f"width {width:g} at step 160, snapshots: 16; its profile is off by 0.0" in answer.err
+    assert f"width {width:g} at step 160, snapshots: 16; its profile is off by " in answer.err
     assert "warning" not in answer.err
     truth = tracked.kept[STEPS]
     # 16 snapshots of a training: test_averages has the table.
@@ -109,7 +109,7 @@ def test_a_width_that_was_stored_is_that_snapshot_bit_for_bit(
     for step in (STEPS, 40):
         out = tmp_path / f"{step}"
         answer = average(reflow, base, out, "--step", step, width=width)
-        assert f"at step {step}, snapshots: 1; its profile is off by 0, relative" in answer.err
+        assert f"at step {step}, snapshots: 1; its profile is off by 0 %" in answer.err
         found = weights(out)
         assert all(torch.equal(found[name], value) for name, value in tracked.kept[step][width].items())
 
@@ -185,7 +185,7 @@ def test_a_width_outside_what_the_snapshots_support_is_made_with_a_warning(
             snapshot(copy, step).unlink()
     answer = average(reflow, copy, tmp_path / "x", width=width)
     assert answer.code == 0
-    assert f"warning: average of width {width:g} at step 160: its profile is off by" in answer.err
+    assert f"warning: --width {width:g} at step 160: its profile is off by" in answer.err
     assert f"these snapshots support widths of {support}" in answer.err
 
 
@@ -220,9 +220,24 @@ def test_an_unfinished_training_has_averages_too(reflow: Command, copy: Path, tm
 
 def test_training_anew_discards_old_snapshots_and_what_a_kill_left(reflow: Command, copy: Path) -> None:
     (copy / ".averages-00000010.safetensors.0123456789abcdef.part").touch()
-    quick = ("--set", "train.steps=2", "--set", "data.points=100", "--fresh")
+    quick = ("--set", "train.steps=2", "--set", "train.snapshots=0", "--set", "data.points=100", "--fresh")
     assert reflow("train", "gaussians", "--out", copy, *quick).code == 0
     assert not [path for path in copy.iterdir() if "averages" in path.name]
+
+
+def test_training_leaves_as_many_snapshots_as_asked_for_and_the_last_at_its_end(
+    reflow: Command, tmp_path: Path
+) -> None:
+    quick = ("--set", "data.points=100", "--set", "train.batch=8", "--set", "train.steps=50")
+    assert reflow("train", "gaussians", "--out", tmp_path, *quick, "--set", "train.snapshots=3").code == 0
+    steps = [int(path.stem.rpartition("-")[2]) for path in sorted(tmp_path.glob("averages-*"))]
+    assert steps == [17, 34, 50]
+    answer = average(reflow, tmp_path, tmp_path / "x", width=0.1)
+    assert answer.code == 0, answer.err
+    _, kept = read_artifact(tmp_path / "averages-00000050.safetensors", "averages")
+    _, rebuilt = read_artifact(tmp_path / "x" / "model.safetensors", "model")
+    assert rebuilt
+    assert all(torch.equal(kept[f"0.1.{name}"], weight) for name, weight in rebuilt.items())
 
 
 def test_inspect_shows_a_snapshot(reflow: Command, base: Path) -> None:

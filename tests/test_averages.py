@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from reflow.averages import WIDTHS, Profile, coefficients, gamma_of, mismatch, u
 from reflow.errors import ReflowError
 
 STEPS = 1600
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def shares(profile: Profile, steps: int) -> NDArray[np.float64]:
@@ -170,6 +172,18 @@ def test_the_rebuilt_average_is_the_tracked_one_given_enough_snapshots(
         if snapshots > 4:
             assert tracked.error(width, snapshots // 2)[0] > 1e-2, width
         assert tracked.error(width, 64)[0] <= error
+
+
+def test_the_table_in_the_docs_is_what_is_seen(trajectories: dict[str, Tracked]) -> None:
+    section = (DOCS / "math.md").read_text().partition("| snapshots |")[2]
+    widths, _, *rows = [line.strip("| ").split(" | ") for line in section.partition("\n\n")[0].splitlines()]
+    assert len(rows) == 4
+    for snapshots, *cells in rows:
+        for width, cell in zip(widths, cells, strict=True):
+            profile, weights = (float(figure.strip(" %")) / 100 for figure in cell.split(","))
+            error, estimate = trajectories["training"].error(float(width), int(snapshots))
+            assert profile == pytest.approx(estimate, rel=0.05)  # two digits
+            assert weights / 2 < error < 2 * weights, (width, snapshots)  # rounding moves a training
 
 
 def test_the_mismatch_is_the_error_of_noise_and_more_than_that_of_a_training(

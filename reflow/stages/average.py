@@ -30,11 +30,11 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
     wanted = Profile(gamma, last if step is None else step)
     factors = coefficients(stored, wanted)
     error = mismatch(stored, wanted, factors)
-    title = f"average of width {width:g} at step {wanted.step}"
+    miss = f"its profile is off by {100 * error:.2g} %"
     if error > TRUSTED:
-        message = f"{title}: its profile is off by {error:.0%}; {_advice(stored, wanted.step)}"
+        message = f"--width {width:g} at step {wanted.step}: {miss}; {_advice(stored, wanted.step)}"
         if error > USELESS:
-            raise ReflowError(f"--width {width:g}, {message}")
+            raise ReflowError(message)
         say(f"warning: {message}")
     used = {profile.step for profile, share in zip(stored, factors, strict=True) if share}
     what = {"width": width, "step": wanted.step, "snapshots": len(used)}
@@ -47,7 +47,7 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
             return
         with Meter("average", len(found), "snapshots") as meter:
             write_artifact(out / MODEL, weighted_sum(found, factors, meter.update), header)
-    say(f"{out}: average of {tell_average(what)}; its profile is off by {error:.2g}, relative")
+    say(f"{out}: average of {tell_average(what)}; {miss}")
 
 
 def _advice(stored: list[Profile], step: int) -> str:
