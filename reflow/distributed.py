@@ -97,16 +97,31 @@ def total(tensor: Tensor, world: World) -> Tensor:
     return tensor
 
 
-def shared(tensors: Mapping[str, Tensor], world: World) -> Mapping[str, Tensor]:
-    """Return the tensors that rank 0 has, by name and on the CPU, in every process."""
-    if world.size == 1:
-        return tensors
-    shapes = agree({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, world)
-    copies = {}
-    for name, (shape, dtype) in shapes.items():
-        copies[name] = tensors[name].cpu().contiguous() if world.leads else torch.empty(shape, dtype=dtype)
-        dist.broadcast(copies[name], src=0)
-    return copies
+class Shared(Mapping[str, Tensor]):
+    """The tensors that rank 0 has, by name and on the CPU, in every process.
+
+    Each is sent when it is asked for, so that no process but the first holds all of them; all processes
+    ask for the same ones in the same order.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], world: World) -> None:
+        self.tensors, self.world = tensors, world
+        self.kinds = agree({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, world)
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, dtype = self.kinds[name]
+        copy = (
+            self.tensors[name].cpu().contiguous() if self.world.leads else torch.empty(shape, dtype=dtype)
+        )
+        if self.world.size > 1:
+            dist.broadcast(copy, src=0)
+        return copy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
 
 
 class Vote:
