@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from reflow.errors import UsageError
+from reflow.errors import ReflowError, UsageError
 
 T = TypeVar("T")
 
@@ -80,12 +80,22 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def _in_touch() -> Iterator[None]:
+    """Turn the loss of another process, which has its own message, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ReflowError("lost another process; what it said itself tells why") from error
+
+
 def agree(value: T, world: World) -> T:
     """Return the value that rank 0 has, on every process."""
     if world.size == 1:
         return value
     box: list[Any] = [value]
-    dist.broadcast_object_list(box)
+    with _in_touch():
+        dist.broadcast_object_list(box)
     return box[0]  # type: ignore[no-any-return]
 
 
@@ -151,7 +161,8 @@ class Vote:
         if self.pending is None:
             return None
         work, ballot = self.pending
-        work.wait()
+        with _in_touch():
+            work.wait()
         self.pending = None
         return [int(wish) for wish in ballot]
 
