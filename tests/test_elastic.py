@@ -14,9 +14,9 @@ TASK = ("train", TINY, "--set", "train.steps=150", "--set", "train.save_every=10
 PATIENCE = 150  # seconds
 
 
-def begin(out: Path, *options: str, lr: float = 2e-3) -> subprocess.Popen[str]:
+def begin(out: Path, *options: str, lr: float = 2e-3, module: str = "reflow") -> subprocess.Popen[str]:
     task = (*map(str, TASK), "--out", str(out), "--set", f"train.lr={lr}")
-    command = [*TORCHRUN, *options, "-m", "reflow", *task]
+    command = [*TORCHRUN, *options, "-m", module, *task]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
 
 
@@ -72,6 +72,15 @@ def test_killed_and_interrupted_workers_end_in_the_model_of_undisturbed_ones(tmp
     said = end(job)
     assert job.returncode == 0, said
     assert artifacts(disturbed) == artifacts(calm)
+
+
+def test_no_process_leaves_before_the_state_is_written(tmp_path: Path) -> None:
+    """Torchrun ends the others when one has left, and a second signal kills."""
+    job = begin(tmp_path / "base", module="slowly")
+    wait_for_a_newer_state(job, tmp_path / "base")
+    for worker in workers(job):
+        os.kill(worker, signal.SIGTERM)
+    assert "the state is saved" in end(job)
 
 
 def test_a_refusal_is_told_by_the_process_that_refuses(chain: Path) -> None:

@@ -102,6 +102,24 @@ def test_the_clock_asks_for_one_state_where_votes_are_known_a_step_later(
     assert saved == [11, 22, 30]
 
 
+def test_noise_and_times_follow_the_seed_of_the_recipe_and_the_stage(
+    reflow: Command, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, str]] = []
+    advance = Fit.advance
+
+    def noted(self: Fit) -> None:
+        begun.append((self.seed, self.stream))
+        advance(self)
+
+    monkeypatch.setattr(Fit, "advance", noted)
+    train(reflow, tmp_path / "base", "--seed", "5", steps=1)
+    task = ("--pairs", chain / "pairs", "--set", "reflow.steps=1", "--set", "distill.steps=1")
+    reflow("train", "--init", chain / "base", *task, "--out", tmp_path / "reflow")
+    reflow("distill", chain / "base", *task, "--out", tmp_path / "distill")
+    assert begun == [(5, "train 1"), (0, "reflow 2"), (0, "distill 1")]
+
+
 def stopping(self: Fit, step: int) -> None:
     """Ask to stop after this step."""
     if self.step == step:

@@ -1,14 +1,21 @@
 """Validation losses tell what a model knows by heart."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from conftest import TINY, Command
 from fits import UNIFORM_LOSS, Memory, advance, begin, fit_settings, network, rng
 
-from reflow.couplings import Independent
-from reflow.validation import sides, validate
+from reflow import training
+from reflow.couplings import Coupling, Independent
+from reflow.draws import Draws, draws
+from reflow.fit import Fit
+from reflow.flow import Losses, Pair, VelocityField
+from reflow.validation import EXAMPLES, Side, sides, validate
 
 CPU = torch.device("cpu")
 
@@ -41,6 +48,18 @@ def test_validation_is_the_same_whatever_its_batches() -> None:
     assert one["held_out_loss"] == one["training_loss"]  # the same examples, noise and times
 
 
+def test_validation_takes_no_more_than_its_examples() -> None:
+    seen: list[int] = []
+
+    def counting(net: VelocityField, pair: Pair, draws: Draws) -> Losses:
+        seen.append(len(pair.x0))
+        return UNIFORM_LOSS(net, pair, draws)
+
+    side = Independent(Memory(points(EXAMPLES + 88, 0)), seed=0)
+    validate(network(), {"held_out_loss": (side, EXAMPLES + 88)}, counting, batch=100, seed=0, device=CPU)
+    assert seen == [100] * 5 + [EXAMPLES - 500]
+
+
 def test_without_held_out_examples_there_is_nothing_to_tell() -> None:
     side = Independent(Memory(points(5, 0)), seed=0)
     assert sides((side, 5), (side, 0)) == {}
@@ -61,3 +80,41 @@ def test_training_on_pairs_holds_some_out(chain: Path) -> None:
     for stage in ("reflow", "distill"):
         last = json.loads((chain / stage / "log.jsonl").read_text().splitlines()[-1])
         assert {"held_out_loss", "training_loss"} <= last.keys()
+
+
+STAGES = {
+    "train": ("train", TINY),
+    "reflow": ("train", "--init", "base", "--pairs", "pairs"),
+    "distill": ("distill", "base", "--pairs", "pairs"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_held_out_is_never_trained_on(
+    reflow: Command, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    couplings: dict[str, tuple[Coupling, int]] = {}
+    advance = Fit.advance
+
+    def noted(self: Fit) -> None:
+        couplings["fit"] = self.coupling, 0
+        advance(self)
+
+    def kept(model: object, sides: Mapping[str, Side], *given: object, **named: object) -> dict[str, float]:  # noqa: ARG001
+        couplings.update(sides)
+        return {}
+
+    monkeypatch.setattr(Fit, "advance", noted)
+    monkeypatch.setattr(training, "validate", kept)
+    words = [chain / word if word in ("base", "pairs") else word for word in STAGES[stage]]
+    assert not reflow(*words, "--out", tmp_path / "out", "--set", f"{stage}.steps=1").code
+
+    def images(name: str, count: int) -> set[bytes]:
+        chosen = draws(CPU, count, seed=0, stream="test")
+        return {x1.numpy().tobytes() for x1 in couplings[name][0].draw(np.arange(count), chosen).x1}
+
+    count = couplings["training_loss"][1]
+    trained, held_out = images("fit", count), images("held_out_loss", couplings["held_out_loss"][1])
+    assert len(held_out) == couplings["held_out_loss"][1]
+    assert not trained & held_out
+    assert images("training_loss", count) == trained
