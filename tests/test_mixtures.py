@@ -3,14 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, Answer, Command
+from fields import batch_of
 from files import made, store
+from numbered import numbered, rng
 
 from reflow import load_model
 from reflow.artifacts import Header, read_header
+from reflow.couplings import Mixture
 from reflow.flow import Pair
+from reflow.mixtures import PairSets
 from reflow.pairs import open_pairs, write_index, write_shard
 
 
@@ -190,3 +195,19 @@ def test_every_set_has_to_be_the_models_own(
     assert "is where" in in_place.err
     assert {answer.code for answer in (twice, other_shape, other_model, in_place)} == {1}
     assert not out.exists()
+
+
+def test_of_a_single_pair_none_is_held_out() -> None:
+    (_, trained), (_, held_out) = PairSets([numbered(1)], [1]).split(0.9, seed=0)  # type: ignore[list-item]
+    assert (trained, held_out) == (1, 0)
+
+
+def test_each_set_has_an_order_of_its_own() -> None:
+    sets = PairSets([numbered(50), numbered(50)], [1, 1])  # type: ignore[list-item]
+    (coupling, _), _ = sets.split(0.0, seed=0)
+    assert isinstance(coupling, Mixture)
+    one, other = (
+        part.draw(np.arange(50), batch_of(50, rng())).x0[:, 0].tolist() for part in coupling.couplings
+    )
+    assert one != other
+    assert sorted(one) == sorted(other)
