@@ -67,7 +67,10 @@ def open_cached(path: Path, kind: Format, settings: DataSettings, watch: Watch) 
         names = _list_beside(found.path)
         lines = names.read_text().splitlines() if names.exists() else []
         first = listing([line.partition("\t")[0] for line in lines])
-        watch.say(f"{path}: {found.skipped} corrupt images are left out: {first} (reasons: {names})")
+        total = len(found.data) + found.skipped
+        watch.say(
+            f"{path}: {found.skipped} of {total} images left out as corrupt: {first} (reasons: {names})"
+        )
     return found.data
 
 
@@ -132,7 +135,7 @@ class _Source:
         contents = self.kind.read(self.path, self.settings)
         part = self.own(f"{_host()}.{secrets.token_hex(8)}.part")
         header = _known_now(header, contents.class_names, "0" * 64, contents.count)
-        with Growing(part, header, contents.count) as file:
+        with Growing(part, header, contents.count, labelled=contents.labels is not None) as file:
             if locked:
                 self._clear_leftovers(part)
             skipped = fill(file, contents, self.settings, f"decode {self.path}", self.watch)
