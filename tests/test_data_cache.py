@@ -140,6 +140,14 @@ def test_any_change_of_a_source_is_noticed(
     np.testing.assert_array_equal(load(source).values, channels_first(RGB[rows]))
 
 
+def test_a_class_of_another_name_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "f" / "cat" / "a.png", RGB[0])
+    write(tmp_path / "f" / "dog" / "a.png", RGB[1])
+    load(tmp_path / "f")
+    (tmp_path / "f" / "cat").rename(tmp_path / "f" / "cow")
+    assert load(tmp_path / "f").class_names == ("cow", "dog")
+
+
 def test_labels_beside_idx_images_belong_to_the_content(tmp_path: Path) -> None:
     source = idx(tmp_path / "t-images-idx3-ubyte.gz", 0x803, GREY)
     assert load(source).labels is None
@@ -201,6 +209,9 @@ def test_data_of_an_earlier_decoder_is_not_used(
     source = folder(tmp_path / "f")
     load(source)
     monkeypatch.setattr(cache, "DECODER", 2)
+    load(source)
+    assert len(decoded) == 2
+    monkeypatch.setattr(cache, "DECODER", 1)
     load(source)
     assert len(decoded) == 2
 
@@ -353,6 +364,19 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     assert not [*place.glob("*.part"), *place.glob("*.safetensors")]
     monkeypatch.undo()
     np.testing.assert_array_equal(load(source).values, channels_first(RGB[[0, 1, 2, 0]]))
+
+
+def test_a_file_that_vanishes_is_not_taken_for_corrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "f")
+
+    def remove_before(*arguments: Any) -> Any:
+        (source / "003.png").unlink()
+        return decoding.fill(*arguments)
+
+    monkeypatch.setattr(cache, "fill", remove_before)
+    refused(source, "003.png", "cannot be read", skip_corrupt=True)
 
 
 def test_a_disk_without_locks_serves_several_at_once(

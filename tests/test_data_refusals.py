@@ -122,6 +122,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
         ({"samples": np.zeros(3)}, ["'samples' is float64 [3]", "[N,D]"]),
         ({"samples": np.zeros((3, 2), int)}, ["'samples' is int64", "float32"]),
         ({"samples": np.array([[0.0], [np.nan]])}, ["sample 1", "NaN"]),
+        ({"samples": np.where(np.arange(9**6) == 7**6, np.nan, 0)[:, None]}, ["sample 117649", "NaN"]),
         ({"samples": np.array([[1e300], [0.0]])}, ["sample 0", "infinity"]),
         ({"samples": np.zeros((1, 2))}, ["1 samples", "at least two"]),
     ],
