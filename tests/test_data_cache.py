@@ -15,7 +15,7 @@ import pytest
 from conftest import Command, one_line
 from files import GREY, RGB, Array, channels_first, folder, idx, load, members, pack, refused, write
 
-from reflow.data import Watch, cache, decoding, fingerprint, growing, open_data
+from reflow.data import Watch, cache, contents, decoding, fingerprint, growing, open_data
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
 
@@ -286,7 +286,8 @@ def test_other_processes_decode_the_same_in_the_same_order(
         refused(source, "017.png", size=16)
 
 
-def test_progress_counts_bytes_and_samples(tmp_path: Path) -> None:
+def test_progress_counts_bytes_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "IMAGES", 8)
     seen: list[tuple[str, int, int, str]] = []
     source = folder(tmp_path / "f", np.tile(GREY, (5, 1, 1)))
     open_data(DataSettings(source=str(source)), 0, Watch(lambda *what: seen.append(what)))
