@@ -316,14 +316,14 @@ def test_a_resumed_run_goes_on_in_trackio(tmp_path: Path, monkeypatch: pytest.Mo
     steps(resumed, 30, 60)
     resumed.close()
     with sqlite3.connect(tmp_path / "store" / "reflow.db") as store:
-        rows = store.execute("SELECT DISTINCT run_name FROM metrics").fetchall()
+        rows = store.execute("SELECT DISTINCT run_name, run_id FROM metrics").fetchall()
         told = store.execute(
             "SELECT step FROM metrics WHERE CAST(metrics AS TEXT) LIKE '%loss%' ORDER BY step"
         ).fetchall()
         shown = store.execute(
             "SELECT step FROM metrics WHERE CAST(metrics AS TEXT) LIKE '%samples%'"
         ).fetchall()
-    assert rows == [(f"tiny train {launch(tmp_path).identifier()}",)]
+    assert [name for name, _ in rows] == [f"tiny train {launch(tmp_path).identifier()}"]
     assert [step for (step,) in told] == [10, 20, 30, 30, 40, 40, 50, 60]
     assert {step for (step,) in shown} == {20, 40, 60}
 

@@ -38,7 +38,7 @@ class Images:
     def __len__(self) -> int:
         return 50
 
-    def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+    def raw(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         number = torch.from_numpy(rows).to(self.dtype)
         pixels = torch.arange(64, dtype=self.dtype)
         return torch.sin(number[:, None] + pixels * 0.3).reshape(-1, 1, 8, 8), None
