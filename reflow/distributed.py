@@ -46,6 +46,11 @@ def world() -> World:
     return World(int(rank or 0), int(size or 1), int(local or 0))
 
 
+def restarts() -> int:
+    """Return how often torchrun has started the processes of this job anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """Join the group of processes that torchrun started, until the block ends; alone, do nothing.
@@ -57,7 +62,6 @@ def joined(device: torch.device) -> Iterator[World]:
     if here.size == 1:
         yield here
         return
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and here.leads
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=hosts, wait_for_workers=False, timeout=PATIENCE)
@@ -65,7 +69,7 @@ def joined(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"try{attempt}", store),
+        store=PrefixStore(f"try{restarts()}", store),
         rank=here.rank,
         world_size=here.size,
         timeout=PATIENCE,

@@ -29,7 +29,9 @@ from reflow.models.preconditioning import Preconditioned
 from reflow.noise import draw_seed
 from reflow.parallel import Layout, Replicated, Sharded
 from reflow.settings import FitSettings
-from reflow.tally import Tally
+from reflow.tally import PATIENCE, Tally
+
+HALVINGS = 16  # of the loss's scale in float16, 2^16 at first; until it is 1, overflows say nothing
 
 Schedule = Callable[[float], float]
 
@@ -76,7 +78,7 @@ class Fit:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         self.batches = Ahead(self._draw)
-        self.tally = Tally(device)
+        self.tally = Tally(device, PATIENCE + HALVINGS * self.scaler.is_enabled())
         self.step, self.rate = 0, 0.0
 
     def advance(self) -> None:

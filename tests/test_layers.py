@@ -29,7 +29,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["times", "distances", "permutations", "pixels", "guidance", "distributed"],
     ["flow"],
     ["draws"],
-    ["noise"],
+    ["noise", "moving"],
     ["config", "recipes"],
     ["settings"],
     ["architectures"],
