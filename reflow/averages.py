@@ -53,13 +53,14 @@ def update_power(averages: Iterable[Tensor], weights: Iterable[Tensor], step: in
 def coefficients(stored: Sequence[Profile], wanted: Profile) -> NDArray[np.float64]:
     """Return what to multiply the stored averages by, so that their sum comes closest to the wanted one.
 
-    The result (len(stored),) adds up to 1 and minimises the square of the difference of the profiles,
+    The factors (len(stored),) add up to 1 and minimise the square of the difference of the profiles,
     integrated over the steps. For an average that is stored it is that one alone.
     """
     if wanted in stored:
         return np.array([float(profile == wanted) for profile in stored]) / stored.count(wanted)
-    size = _norms(stored)
-    cosines = _products(stored, stored) / np.outer(size, size)
+    products = _products(stored, stored)
+    size = np.sqrt(np.diag(products))
+    cosines = products / np.outer(size, size)
     sides = np.stack([_products(stored, [wanted])[:, 0] / size, 1 / size], axis=1)
     # Neighbours are nearly parallel: what rounding has eaten of the spectrum is left out.
     best, shift = np.linalg.lstsq(cosines, sides, rcond=None)[0].T
@@ -67,20 +68,16 @@ def coefficients(stored: Sequence[Profile], wanted: Profile) -> NDArray[np.float
     return np.asarray(scaled / size, dtype=np.float64)
 
 
-def mismatch(stored: Sequence[Profile], wanted: Profile, mixed: NDArray[np.float64]) -> float:
-    """Return how far the mixture of stored profiles is from the wanted one, relative to its size (L2).
+def mismatch(stored: Sequence[Profile], wanted: Profile, factors: NDArray[np.float64]) -> float:
+    """Return how far the sum of stored profiles times factors is from the wanted one, relative to it (L2).
 
     It is the relative error of the average of weights that are pure noise from step to step; weights that
     move steadily err less.
     """
     square = _products([wanted], [wanted])[0, 0]
-    overlap = _products(stored, [wanted])[:, 0] @ mixed
-    difference = square - 2 * overlap + mixed @ _products(stored, stored) @ mixed
+    overlap = _products(stored, [wanted])[:, 0] @ factors
+    difference = square - 2 * overlap + factors @ _products(stored, stored) @ factors
     return float(np.sqrt(max(difference, 0.0) / square))
-
-
-def _norms(profiles: Sequence[Profile]) -> NDArray[np.float64]:
-    return np.array([_products([profile], [profile])[0, 0] ** 0.5 for profile in profiles])
 
 
 def _products(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.float64]:

@@ -39,6 +39,12 @@ Compiled = Annotated[
     bool | None,
     typer.Option("--compile/--no-compile", help="Compile the network first; default: on NVIDIA GPUs only."),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Show the run in tensorboard, wandb, trackio or mlflow; may be repeated."
+    ),
+]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")
 ]
@@ -88,6 +94,7 @@ def train(
     seed: Seed = None,
     device: Device = "auto",
     compiled: Compiled = None,
+    track: Track = None,
     fresh: Fresh = False,
 ) -> None:
     """Train the base model of a recipe on data, or (with --pairs and --init) reflow a model."""
@@ -103,7 +110,15 @@ def train(
         if recipe is not None or data is not None:
             raise UsageError("with --pairs the recipe comes from --init; leave out RECIPE and --data")
         stage.run_reflow(
-            init, pairs, shares, overrides, out=out, device=device, compiled=compiled, fresh=fresh
+            init,
+            pairs,
+            shares,
+            overrides,
+            out=out,
+            device=device,
+            compiled=compiled,
+            trackers=track or [],
+            fresh=fresh,
         )
         return
     if recipe is None:
@@ -111,7 +126,7 @@ def train(
     chosen = read_recipe(recipe, overrides)
     if data is not None:
         chosen = with_source(chosen, data)
-    stage.run(chosen, out=out, device=device, compiled=compiled, fresh=fresh)
+    stage.run(chosen, out=out, device=device, compiled=compiled, trackers=track or [], fresh=fresh)
 
 
 @app.command()
@@ -221,6 +236,7 @@ def distill(
     seed: Seed = None,
     device: Device = "auto",
     compiled: Compiled = None,
+    track: Track = None,
     fresh: Fresh = False,
 ) -> None:
     """Fit a generator that needs one network evaluation per image (or --steps of them)."""
@@ -228,7 +244,17 @@ def distill(
 
     overrides = changes_of(settings, seed, {"distill.student_steps": steps})
     shares = weights_of(weights, pairs)
-    stage.run(model, pairs, shares, overrides, out=out, device=device, compiled=compiled, fresh=fresh)
+    stage.run(
+        model,
+        pairs,
+        shares,
+        overrides,
+        out=out,
+        device=device,
+        compiled=compiled,
+        trackers=track or [],
+        fresh=fresh,
+    )
 
 
 @app.command()

@@ -6,7 +6,7 @@ Unknown keys are refused with the nearest known one. This module does not import
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -90,6 +90,14 @@ def guidance_settings(scale: float | None) -> GuidanceSettings:
         return GuidanceSettings(guidance=scale)
     except ValidationError as error:
         raise ReflowError(f"--guidance: {_explain(error)}") from error
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested dict by dotted name."""
+    named: dict[str, Any] = {}
+    for key, value in content.items():
+        named |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return named
 
 
 def settings_table(recipe: Recipe) -> list[tuple[str, Any, str]]:

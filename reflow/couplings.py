@@ -18,6 +18,7 @@ from reflow.draws import Draws
 from reflow.flow import Pair
 from reflow.noise import draw_seed
 from reflow.permutations import Permutation
+from reflow.pixels import as_seen
 
 Numbers = NDArray[np.int64]
 
@@ -39,8 +40,8 @@ class Rows(Protocol):
 class Samples(Rows, Protocol):
     """A data set."""
 
-    def take(self, rows: Numbers) -> tuple[Tensor, Tensor | None]:
-        """Return x1 and labels at these rows."""
+    def raw(self, rows: Numbers) -> tuple[Tensor, Tensor | None]:
+        """Return values as they are stored, bytes of images among them, and labels at these rows."""
         ...
 
 
@@ -86,8 +87,8 @@ class Independent:
 
     def draw(self, examples: Numbers, draws: Draws) -> Pair:
         """Return data with noise, images mirrored with probability one half where asked for."""
-        values, label = self.data.take(self.order(examples))
-        x1 = moved(values, draws.device)
+        values, label = self.data.raw(self.order(examples))
+        x1 = as_seen(moved(values, draws.device))  # bytes are a quarter of the way
         if self.flip:
             mirrored = draws.uniform() < 0.5
             x1 = torch.where(mirrored.reshape(-1, 1, 1, 1), x1.flip(-1), x1)

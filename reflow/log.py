@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Log:
         """Return the seconds of training so far, earlier sessions included."""
         return self.spent + time.monotonic() - self.begin
 
-    def write(self, fit: Fit, figures: Figures, validation: dict[str, float]) -> dict[str, Any]:
+    def write(self, fit: Fit, figures: Figures, validation: Mapping[str, float]) -> dict[str, Any]:
         """Append a line about the steps since the last one, and return it."""
         now, settings = time.monotonic(), fit.settings
         rate = (fit.step - self.step) / max(now - self.last, 1e-9)  # steps per second

@@ -40,6 +40,11 @@ class DataSettings(Settings):
     mode: Literal["auto", "grey", "rgb"] = Field(
         "auto", description="channels of images; auto: grey if every image is grey, else rgb"
     )
+    skip_corrupt: bool = Field(
+        False,
+        exclude_if=lambda skip: not skip,  # as for label_dropout
+        description="leave out images that cannot be decoded, and say which; else they are refused",
+    )
     flip: bool = Field(False, description="mirror training images left-right at random")
     points: Count = Field(20_000, description="number of points drawn from a 2-D set")
 

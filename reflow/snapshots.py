@@ -61,7 +61,7 @@ def snapshots(out: Path) -> list[Snapshot]:
     found = sorted((_open(path) for path in out.glob(AVERAGES)), key=lambda snapshot: snapshot.step)
     if not found:
         raise ReflowError(
-            f"{out} holds no snapshots of averages; train with snapshot_every above 0 to have some"
+            f"{out} holds no snapshots of averages; train with snapshots above 0 to have some"
         )
     for snapshot in found:
         if _training(snapshot.header) != _training(found[-1].header):
@@ -81,22 +81,21 @@ def discard_after(out: Path, step: int) -> None:
                 path.unlink()
 
 
-def mixture(
-    found: list[Snapshot], mixed: NDArray[Any], progress: Callable[[int], None]
+def weighted_sum(
+    found: list[Snapshot], factors: NDArray[Any], progress: Callable[[int], None]
 ) -> dict[str, Tensor]:
-    """Return the sum of all averages times their coefficients, by name of the parameter, float32.
+    """Return the sum of all averages times their factors, by name of the parameter, float32.
 
-    mixed: coefficients of all widths of the first snapshot, then of the second, ...; snapshots with zeros
-    alone are not read. Summed in float64; one snapshot is in memory at a time. `progress` is told how many
-    are done.
+    factors: of all widths of the first snapshot, then of the second, ...; snapshots with zeros alone
+    are not read. Summed in float64; one snapshot is in memory at a time. `progress` is told how many
+    snapshots are done.
     """
     total: dict[str, Tensor] = {}
-    done = 0
-    for snapshot in found:
-        shares = dict(zip(snapshot.widths, mixed[done : done + len(snapshot.widths)].tolist(), strict=True))
+    left = iter(factors.tolist())
+    for done, snapshot in enumerate(found, 1):
+        shares = {width: next(left) for width in snapshot.widths}
         if any(shares.values()):
             _add(total, snapshot, shares)
-        done += len(shares)
         progress(done)
     return {name: tensor.float() for name, tensor in total.items()}
 
@@ -132,4 +131,4 @@ def _open(path: Path) -> Snapshot:
 def _training(header: Header) -> tuple[Any, ...]:
     """Return what all snapshots of a training share; it may have been continued to more steps."""
     section = header.recipe.get(header.stage, {}) | {"steps": None}
-    return header.stage, header.rectification, header.parents, header.recipe | {header.stage: section}
+    return header.rectification, header.parents, header.recipe | {header.stage: section}

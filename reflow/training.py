@@ -10,31 +10,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from reflow.artifacts import (
-    LOG,
     MODEL,
-    PREVIEW,
     STATE,
     Header,
     read_artifact,
     write_artifact,
-    write_atomically,
 )
 from reflow.couplings import Coupling
-from reflow.distributed import Vote, World, agree
+from reflow.devices import choose_device
+from reflow.distributed import Vote, agree, joined, world
 from reflow.errors import Interrupted, ReflowError
 from reflow.fit import Fit
 from reflow.flow import Objective
+from reflow.followers import Followers
 from reflow.interruption import watching_signals
-from reflow.log import Log
 from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
 from reflow.reporting.preview import preview
-from reflow.reporting.progress import Meter, say
+from reflow.reporting.progress import say
+from reflow.reporting.tracking import require_tracker
 from reflow.settings import FitSettings
 from reflow.snapshots import discard_after, write_snapshot
 from reflow.states import States, kept
@@ -60,11 +58,22 @@ class Task:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it is fitted: a device in each of some processes; `compiled` None leaves it to the device."""
+    """Where it is fitted, and who is told: names of experiment trackers beside the log."""
 
     device: torch.device
-    world: World
-    compiled: bool | None = None
+    compiled: bool
+    trackers: Sequence[str]
+
+
+def machine(device: str, *, compiled: bool | None, trackers: Sequence[str]) -> Machine:
+    """Return the machine of some options; networks are compiled on NVIDIA GPUs unless told otherwise.
+
+    Raises ReflowError for a device that is not there and a tracker that is unknown or not installed.
+    """
+    for name in trackers:
+        require_tracker(name)
+    chosen = choose_device(device, world().local_rank)
+    return Machine(chosen, chosen.type == "cuda" if compiled is None else compiled, trackers)
 
 
 def train_model(
@@ -75,13 +84,15 @@ def train_model(
     Raises Interrupted after a signal and ReflowError when gradients stay non-finite or the directory
     holds something else; the last state stands in both cases.
     """
-    world = machine.world
-    with claim(out, "model", inputs=inputs, fresh=fresh) if world.leads else contextlib.nullcontext():
-        if agree(world.leads and finished(out, task.header), world):
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(joined(machine.device))
+        if here.leads:
+            stack.enter_context(claim(out, "model", inputs=inputs, fresh=fresh))
+        if agree(here.leads and finished(out, task.header), here):
             return
-        if machine.compiled or (machine.compiled is None and machine.device.type == "cuda"):
-            task.net.compile(dynamic=False)
         average = copy.deepcopy(task.net).eval().requires_grad_(False)
+        if machine.compiled:
+            task.net.compile(dynamic=False)
         fit = Fit(
             task.net,
             average,
@@ -91,9 +102,9 @@ def train_model(
             seed=int(task.header.recipe["seed"]),
             stream=f"{task.header.stage} {task.header.rectification}",
             device=machine.device,
-            world=world,
+            world=here,
         )
-        _Session(task, fit, out).run()
+        _Session(task, fit, out).run(machine.trackers)
 
 
 def finished(out: Path, wanted: Header) -> bool:
@@ -127,38 +138,42 @@ class _Session:
         self.model = Model(fit.average, task.header, digest="")
         self.states = States(out, task.header)
         self.saved, self.skipped = time.monotonic(), 0
+        self.followers: Followers | None = None  # of the first process
 
-    def run(self) -> None:
+    def run(self, trackers: Sequence[str]) -> None:
         """Take the steps that are left, then write the model."""
         self.resume()
+        with contextlib.ExitStack() as stack:
+            if self.world.leads:
+                told = Followers(self.out, self.task.header, self.fit, trackers)
+                self.followers = stack.enter_context(told)
+            self.take_steps()
+            self.publish()
+        if self.followers:
+            took = f"{self.settings.steps} steps in {self.followers.seconds():.0f} s"
+            say(f"{self.out}: {took}; the model is complete")
+
+    def take_steps(self) -> None:
+        """Take the steps that are left; a signal is Interrupted once the state is saved."""
         fit, settings, vote = self.fit, self.settings, Vote(self.world)
-        log = Log(self.out / LOG, fit.step) if self.world.leads else None
-        with watching_signals() as stop, self.meter() as meter:
+        with watching_signals() as stop:
             while fit.step < settings.steps:
                 fit.advance()
                 if fit.step % settings.log_every == 0 or fit.step == settings.steps:
                     figures, validation = self.figures(), self.validation()
-                    if log is not None:
-                        meter.update(fit.step, in_short(log.write(fit, figures, validation)))
+                    if self.followers:
+                        self.followers.log(fit, figures, validation)
+                if self.passes(settings.snapshots):  # before the state, which a killed run goes on from
+                    self.try_to(self.keep_averages)
                 asked, due = vote.cast(stop.signal or 0, self.due())
                 if asked:
                     self.save()
                     raise Interrupted(asked, f"at step {fit.step}; the state is saved")
                 if due:
                     self.try_to(self.save)
-                if self.passes(settings.snapshots):
-                    self.try_to(self.keep_averages)
                 if fit.step % settings.preview_every == 0 and fit.step < settings.steps:
                     self.show()
             vote.counted()
-        self.publish()
-        if log is not None:
-            say(f"{self.out}: {settings.steps} steps in {log.seconds():.0f} s; the model is complete")
-
-    def meter(self) -> Meter:
-        """Return the progress display, which only the first process shows."""
-        stage, steps = self.task.header.stage, self.settings.steps
-        return Meter(stage, steps, "steps", done=self.fit.step, hidden=not self.world.leads)
 
     def resume(self) -> None:
         """Restore the state in the directory, if there is one."""
@@ -201,9 +216,10 @@ class _Session:
     def show(self) -> None:
         """Write the preview of the averaged model."""
         self.fit.averaged()
-        if self.world.leads:
+        if self.followers:
             seed = int(self.task.header.recipe["seed"])
-            write_atomically(self.out / PREVIEW, preview(self.model, seed=seed, device=self.fit.device))
+            picture = preview(self.model, seed=seed, device=self.fit.device)
+            self.followers.show(self.fit.step, picture)
 
     def publish(self) -> None:
         """Write the averaged model: the stage is complete."""
@@ -247,10 +263,3 @@ class _Session:
             seed=self.fit.seed,
             device=self.fit.device,
         )
-
-
-def in_short(line: Mapping[str, Any]) -> str:
-    """Return the figures of a log line for the progress display."""
-    loss = "none" if line["loss"] is None else f"{line['loss']:.4f}"
-    held_out = f" (held out {line['held_out_loss']:.4f})" if "held_out_loss" in line else ""
-    return f"loss {loss}{held_out}  {line['images_per_s']:.0f} images/s"

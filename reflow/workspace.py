@@ -6,6 +6,7 @@ ends.
 
 import contextlib
 import fcntl
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from reflow.artifacts import (
     PREVIOUS,
     SHARDS,
     STATE,
+    TRACKING,
     Header,
     leftovers,
     writing,
@@ -30,7 +32,7 @@ from reflow.settings import RHYTHM
 LOCK = ".lock"
 WEIGHTS = "weights"  # the fact that tells in which proportions sets of pairs are mixed
 AVERAGE = "average"  # the fact that tells which average of a training a model is
-OURS = {"model": (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW), "pairs": (PAIRS, SHARDS, PLAN)}
+OURS = {"model": (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, TRACKING), "pairs": (PAIRS, SHARDS, PLAN)}
 
 
 @contextlib.contextmanager
@@ -69,7 +71,7 @@ def claim(
                 leftover.unlink(missing_ok=True)
             if fresh:
                 for path in (path for name in OURS[kind] for path in directory.glob(name)):
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from reflow.averages import WIDTHS, Profile, coefficients, gamma_of, mismatch, u
 from reflow.errors import ReflowError
 
 STEPS = 1600
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def shares(profile: Profile, steps: int) -> NDArray[np.float64]:
@@ -82,25 +84,25 @@ def test_coefficients_are_the_least_squares_fit_of_the_profiles(width: float, st
     stored, wanted = evenly(6, STEPS), Profile(gamma_of(width), step)
     profiles = np.stack([shares(profile, STEPS) for profile in stored], axis=1)
     aim, heavy = shares(wanted, STEPS), 1e4
-    mixed = coefficients(stored, wanted)
+    factors = coefficients(stored, wanted)
     best = np.linalg.lstsq(
         np.concatenate([profiles, heavy * np.ones((1, len(stored)))]), np.append(aim, heavy), rcond=None
     )[0]
-    assert mixed.sum() == pytest.approx(1, abs=1e-12)
+    assert factors.sum() == pytest.approx(1, abs=1e-12)
     # Integrals over the steps stand for sums over them: a relative difference of order gamma / steps.
-    np.testing.assert_allclose(profiles @ mixed, profiles @ best, atol=0.02 * aim.max())
-    distance = np.linalg.norm(profiles @ mixed - aim) / np.linalg.norm(aim)
-    assert mismatch(stored, wanted, mixed) == pytest.approx(distance, rel=0.02)
+    np.testing.assert_allclose(profiles @ factors, profiles @ best, atol=0.02 * aim.max())
+    distance = np.linalg.norm(profiles @ factors - aim) / np.linalg.norm(aim)
+    assert mismatch(stored, wanted, factors) == pytest.approx(distance, rel=0.02)
 
 
 @pytest.mark.parametrize("chosen", [0, 7, 19, 31])
 def test_a_stored_average_is_made_of_itself_alone(chosen: int) -> None:
     stored = evenly(16, STEPS)
-    mixed = coefficients(stored, stored[chosen])
-    assert mixed.tolist() == [float(number == chosen) for number in range(len(stored))]
-    assert mismatch(stored, stored[chosen], mixed) < 1e-7  # the root of rounding
+    factors = coefficients(stored, stored[chosen])
+    assert factors.tolist() == [float(number == chosen) for number in range(len(stored))]
+    assert mismatch(stored, stored[chosen], factors) < 1e-7  # the root of rounding
     beside = stored[chosen]._replace(gamma=stored[chosen].gamma * (1 + 1e-9))
-    np.testing.assert_allclose(coefficients(stored, beside), mixed, atol=1e-6)
+    np.testing.assert_allclose(coefficients(stored, beside), factors, atol=1e-6)
 
 
 @pytest.mark.parametrize("uneven", [False, True])
@@ -114,11 +116,11 @@ def test_many_snapshots_do_no_harm(uneven: bool) -> None:
         stored += stored[100:110]  # the same twice
     for width, most in ((0.02, 1e-3), (0.08, 1e-4), (0.2, 1e-3), (0.28, 0.05)):
         wanted = Profile(gamma_of(width), steps)
-        mixed = coefficients(stored, wanted)
-        assert mismatch(stored, wanted, mixed) < most
-        assert mixed.sum() == pytest.approx(1, abs=1e-10)
+        factors = coefficients(stored, wanted)
+        assert mismatch(stored, wanted, factors) < most
+        assert factors.sum() == pytest.approx(1, abs=1e-10)
         # Snapshots are rounded to 6e-8 each: times 100 that is still nothing.
-        assert np.abs(mixed).sum() < 100
+        assert np.abs(factors).sum() < 100
 
 
 def test_the_mismatch_falls_fourfold_when_snapshots_double() -> None:
@@ -170,6 +172,18 @@ def test_the_rebuilt_average_is_the_tracked_one_given_enough_snapshots(
         if snapshots > 4:
             assert tracked.error(width, snapshots // 2)[0] > 1e-2, width
         assert tracked.error(width, 64)[0] <= error
+
+
+def test_the_table_in_the_docs_is_what_is_seen(trajectories: dict[str, Tracked]) -> None:
+    section = (DOCS / "math.md").read_text().partition("| snapshots |")[2]
+    widths, _, *rows = [line.strip("| ").split(" | ") for line in section.partition("\n\n")[0].splitlines()]
+    assert len(rows) == 4
+    for snapshots, *cells in rows:
+        for width, cell in zip(widths, cells, strict=True):
+            profile, weights = (float(figure.strip(" %")) / 100 for figure in cell.split(","))
+            error, estimate = trajectories["training"].error(float(width), int(snapshots))
+            assert profile == pytest.approx(estimate, rel=0.05)  # two digits
+            assert weights / 2 < error < 2 * weights, (width, snapshots)  # rounding moves a training
 
 
 def test_the_mismatch_is_the_error_of_noise_and_more_than_that_of_a_training(

@@ -29,7 +29,7 @@ class Numbered:
     def __len__(self) -> int:
         return len(self.data)
 
-    def take(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+    def raw(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         chosen = torch.from_numpy(rows)
         return self.data[chosen], None if self.labels is None else self.labels[chosen]
 

@@ -46,7 +46,7 @@ class Memory:
     def __len__(self) -> int:
         return len(self.data)
 
-    def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+    def raw(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         return self.data[torch.from_numpy(rows)], None
 
 

@@ -5,22 +5,32 @@ dimensions on the CPU; one that was left there is found. What reads values canno
 that lets samples leave (which have arrived?), and the refusals of step control.
 """
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from networks import awake, either, kinds
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim import optimizer
 
+from reflow.couplings import Independent, Mixture, Stored
 from reflow.distances import DISTANCES
-from reflow.flow import Pair, regression_objective
-from reflow.guidance import Guided
+from reflow.draws import draws
+from reflow.fit import Fit
+from reflow.flow import Objective, Pair, regression_objective, velocity_objective
+from reflow.guidance import Guided, drop_labels
 from reflow.models.checkpointing import checkpoint_activations
 from reflow.models.preconditioning import Preconditioned
+from reflow.settings import FitSettings
 from reflow.solvers import embedded, variable
 from reflow.solvers.engine import Method
 from reflow.solvers.plan import PER_SAMPLE, fixed_plan, per_sample_plan
 from reflow.solvers.rows import METHODS
+from reflow.times import stratified, u_shaped
 
 META = torch.device("meta")
 CLASSES = 3
@@ -93,8 +103,59 @@ def test_guided_velocity(kind: str) -> None:
 def test_a_students_loss_and_gradients(kind: str) -> None:
     net, x, label = on_meta(kind)
     objective = regression_objective(2, DISTANCES["pseudo-huber"])
-    objective(net, Pair(x, torch.empty_like(x), label), torch.Generator()).mean().backward()
+    chosen = draws(META, len(x), seed=0, stream="test")
+    objective(net, Pair(x, torch.empty_like(x), label), chosen).each.mean().backward()
     require_gradients(net)
+
+
+@dataclass
+class Nowhere:
+    """Data and pairs without values."""
+
+    event: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return 12
+
+    def raw(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        return torch.empty(len(rows), *self.event), torch.zeros(len(rows), dtype=torch.int64)
+
+
+class NowherePairs(Nowhere):
+    """The same, as a teacher would have made them."""
+
+    def take(self, rows: NDArray[np.int64]) -> Pair:
+        values, label = self.raw(rows)
+        return Pair(values, values, label)
+
+
+def objectives() -> dict[str, tuple[type[Nowhere], Objective]]:
+    velocity = velocity_objective(stratified(u_shaped(4.0)), DISTANCES["pseudo-huber"])
+    return {
+        "train": (Nowhere, drop_labels(velocity, 0.1, CLASSES)),
+        "reflow": (NowherePairs, velocity),
+        "distill": (NowherePairs, regression_objective(2, DISTANCES["squared"])),
+    }
+
+
+@kinds
+@pytest.mark.parametrize("stage", ["train", "reflow", "distill"])
+def test_training_steps(kind: str, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of the whole loop: draws, objective, gradient, clipping, optimiser, averages, sums."""
+    monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    net, x, _ = on_meta(kind)
+    data, objective = objectives()[stage]
+    event = tuple(x.shape[1:])
+    stored = [Stored(NowherePairs(event), seed=k) for k in range(2)]
+    coupling = (
+        Independent(data(event), 0, flip=kind != "mlp") if stage == "train" else Mixture(stored, [2, 1])
+    )
+    settings = FitSettings(steps=4, batch=6, lr=1e-3, ema_halflife=2.0, micro_batch=3)
+    fit = Fit(net, copy.deepcopy(net), coupling, objective, settings, seed=0, stream="test", device=META)
+    for _ in range(2):
+        fit.advance()
+    tensors = {**fit.tensors(), "loss": fit.tally.loss, "norm": fit.tally.norm}
+    assert {tensor.device for tensor in tensors.values()} == {META}
 
 
 @kinds

@@ -45,11 +45,11 @@ class Tracked:
         steps = [last * number // snapshots for number in range(1, snapshots + 1)]
         stored = [Profile(gamma_of(known), step) for step in steps for known in WIDTHS]
         wanted = Profile(gamma_of(width), last)
-        mixed = coefficients(stored, wanted)
+        factors = coefficients(stored, wanted)
         parts = [flat(self.kept[step][known]) for step in steps for known in WIDTHS]
-        rebuilt = sum(share * part for share, part in zip(mixed.tolist(), parts, strict=True))
+        rebuilt = sum(share * part for share, part in zip(factors.tolist(), parts, strict=True))
         truth = flat(self.kept[last][width])
-        return float((rebuilt - truth).norm() / truth.norm()), mismatch(stored, wanted, mixed)
+        return float((rebuilt - truth).norm() / truth.norm()), mismatch(stored, wanted, factors)
 
 
 def flat(weights: Weights) -> Tensor:

@@ -1,6 +1,6 @@
 """Adapters to experiment trackers: figures and PNG pictures by step, each library imported where used.
 
-What a tracker keeps of a stage stands in FOLDER of its directory, and no artifact depends on it.
+What a tracker keeps of a stage stands in `tracking/` of its directory, and no artifact depends on it.
 A resumed run goes on as the same run there. Steps that it takes again replace those of before in
 TensorBoard, are left out where the library has them already (W&B, MLflow), and stand twice in Trackio.
 """
@@ -16,9 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from reflow.artifacts import write_atomically, writing
+from reflow.artifacts import TRACKING, write_atomically, writing
 
-FOLDER = "tracking"  # event files, and what a resumed run must remember
 PROJECT = "reflow"  # where runs go unless the library's own environment variables say otherwise
 
 
@@ -34,7 +33,7 @@ class Launch:
     @property
     def folder(self) -> Path:
         """Where trackers keep what is theirs."""
-        return self.out / FOLDER
+        return self.out / TRACKING
 
     def identifier(self) -> str:
         """Return the name under which trackers know this run: drawn once, then kept in the folder."""

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from reflow.artifacts import LOG
 from reflow.errors import ReflowError, UsageError
-from reflow.reporting.trackers import FOLDER, TRACKERS, Launch, Tracker
+from reflow.reporting.trackers import TRACKERS, Launch, Tracker
 
-__all__ = ["FOLDER", "TRACKERS", "Launch", "Tracker", "open_tracker", "require_tracker"]
+__all__ = ["TRACKERS", "Launch", "Tracker", "open_tracker", "require_tracker"]
 
 PATIENCE = 64  # calls at most that a failing tracker is left alone
 

@@ -8,7 +8,7 @@ from reflow.averages import Profile, coefficients, gamma_of, mismatch
 from reflow.errors import ReflowError
 from reflow.reporting.progress import Meter, say
 from reflow.reporting.run import tell_average
-from reflow.snapshots import mixture, snapshots
+from reflow.snapshots import snapshots, weighted_sum
 from reflow.training import finished
 from reflow.workspace import AVERAGE, claim
 
@@ -28,15 +28,15 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
     if step is not None and step > last:
         raise ReflowError(f"--step {step}: the last snapshot in {folder} is of step {last}; give no more")
     wanted = Profile(gamma, last if step is None else step)
-    mixed = coefficients(stored, wanted)
-    error = mismatch(stored, wanted, mixed)
-    title = f"average of width {width:g} at step {wanted.step}"
+    factors = coefficients(stored, wanted)
+    error = mismatch(stored, wanted, factors)
+    miss = f"its profile is off by {100 * error:.2g} %"
     if error > TRUSTED:
-        message = f"{title}: its profile is off by {error:.0%}; {_advice(stored, wanted.step)}"
+        message = f"--width {width:g} at step {wanted.step}: {miss}; {_advice(stored, wanted.step)}"
         if error > USELESS:
-            raise ReflowError(f"--width {width:g}, {message}")
+            raise ReflowError(message)
         say(f"warning: {message}")
-    used = {profile.step for profile, share in zip(stored, mixed, strict=True) if share}
+    used = {profile.step for profile, share in zip(stored, factors, strict=True) if share}
     what = {"width": width, "step": wanted.step, "snapshots": len(used)}
     header = found[-1].model_header()
     header = replace(header, facts=header.facts | {AVERAGE: what})
@@ -46,8 +46,8 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
         if finished(out, header):
             return
         with Meter("average", len(found), "snapshots") as meter:
-            write_artifact(out / MODEL, mixture(found, mixed, meter.update), header)
-    say(f"{out}: average of {tell_average(what)}; its profile is off by {error:.2g}, relative")
+            write_artifact(out / MODEL, weighted_sum(found, factors, meter.update), header)
+    say(f"{out}: average of {tell_average(what)}; {miss}")
 
 
 def _advice(stored: list[Profile], step: int) -> str:

@@ -5,15 +5,13 @@ from fractions import Fraction
 from pathlib import Path
 
 from reflow.artifacts import Header
-from reflow.devices import choose_device
 from reflow.distances import DISTANCES
-from reflow.distributed import joined, world
 from reflow.flow import regression_objective
 from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import load_model
 from reflow.reporting.progress import open_pairs_watched
-from reflow.training import Machine, Task, train_model
+from reflow.training import Task, machine, train_model
 from reflow.validation import sides
 
 
@@ -26,10 +24,11 @@ def run(
     out: Path,
     device: str,
     compiled: bool | None,
+    trackers: Sequence[str],
     fresh: bool,
 ) -> None:
     """Distill the model at `model` on pairs that it made or learnt from, into `out`."""
-    where = choose_device(device, world().local_rank)
+    where = machine(device, compiled=compiled, trackers=trackers)
     teacher = load_model(model)
     require_velocity_field(teacher, model)
     recipe = recipe_of(teacher, overrides)
@@ -54,7 +53,4 @@ def run(
         header,
         sides(training, held_out),
     )
-    with joined(where) as here:
-        train_model(
-            task, Machine(where, here, compiled), out=out, inputs=(model, *pairs_paths), fresh=fresh
-        )
+    train_model(task, where, out=out, inputs=(model, *pairs_paths), fresh=fresh)

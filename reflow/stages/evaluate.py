@@ -1,5 +1,6 @@
 """evaluate: distances to held-out data per NFE, and straightness, of one or several models."""
 
+import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from reflow.metrics.sliced import sliced_wasserstein
 from reflow.metrics.straightness import straightness
 from reflow.models import Model, load_model
 from reflow.noise import draw_seed
-from reflow.reporting.progress import Meter, say
+from reflow.reporting.progress import Meter, open_data_watched, say
 from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 
 SCHEMA = 1  # of the JSON
@@ -135,7 +136,7 @@ def run(
     if source is not None:
         recipe = with_source(recipe, source)
     _require_comparable(models, paths, recipe.evaluate)
-    training, held_out = real_data(recipe, models[0])
+    training, held_out = real_data(recipe, models[0], open_data_watched)
     crew = _Crew(recipe, _labels(models[0], held_out, recipe.evaluate.samples), where, here)
     with joined(where):
         yardstick = _yardstick(recipe, training, held_out) if here.leads else None
@@ -232,10 +233,12 @@ def _evaluate(model: Model, path: Path, yardstick: _Yardstick | None, crew: _Cre
     """Return the figures of a model; without a yardstick only help to generate the samples."""
     methods = _methods(model, crew.recipe.evaluate)
     figures = []
-    with Meter(f"evaluate {path}", len(methods), "settings", hidden=yardstick is None) as meter:
+    with contextlib.ExitStack() as stack:
+        title, total = f"evaluate {path}", len(methods)
+        meter = None if yardstick is None else stack.enter_context(Meter(title, total, "settings"))
         for done, method in enumerate(methods):
             samples = crew.samples(model, method)
-            if samples is not None and yardstick is not None:
+            if samples is not None and yardstick is not None and meter is not None:
                 x1, nfe = samples
                 figures.append(
                     {
@@ -245,7 +248,7 @@ def _evaluate(model: Model, path: Path, yardstick: _Yardstick | None, crew: _Cre
                         **yardstick.distances(x1),
                     }
                 )
-            meter.update(done + 1)
+                meter.update(done + 1)
     return {
         "path": str(path),
         "sha256": model.digest,

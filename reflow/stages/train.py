@@ -10,10 +10,8 @@ import torch
 from reflow.artifacts import Header
 from reflow.config import with_source
 from reflow.couplings import Independent
-from reflow.data import BUILT_IN, DataSet, open_data, split
-from reflow.devices import choose_device
+from reflow.data import BUILT_IN, DataSet, split
 from reflow.distances import DISTANCES
-from reflow.distributed import joined, world
 from reflow.errors import ReflowError
 from reflow.flow import Objective, velocity_objective
 from reflow.guidance import drop_labels, require_null_label
@@ -21,16 +19,18 @@ from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
-from reflow.reporting.progress import open_pairs_watched
+from reflow.reporting.progress import open_data_watched, open_pairs_watched
 from reflow.settings import Recipe, VelocityFitSettings
 from reflow.times import LAWS, stratified
-from reflow.training import Machine, Task, train_model
+from reflow.training import Task, machine, train_model
 from reflow.validation import sides
 
 
-def run(recipe: Recipe, *, out: Path, device: str, compiled: bool | None, fresh: bool) -> None:
+def run(
+    recipe: Recipe, *, out: Path, device: str, compiled: bool | None, trackers: Sequence[str], fresh: bool
+) -> None:
     """Train the base model of a recipe into `out`."""
-    where = choose_device(device, world().local_rank)
+    where = machine(device, compiled=compiled, trackers=trackers)
     data = _data(recipe)
     classes = len(data.class_names) if recipe.data.labels else None
     null_label = classes if recipe.train.label_dropout else None
@@ -56,8 +56,7 @@ def run(recipe: Recipe, *, out: Path, device: str, compiled: bool | None, fresh:
         _header(recipe, data.digest(), facts),
         sides((Independent(training, seed), len(training)), (Independent(held_out, seed), len(held_out))),
     )
-    with joined(where) as here:
-        train_model(task, Machine(where, here, compiled), out=out, fresh=fresh)
+    train_model(task, where, out=out, fresh=fresh)
 
 
 def run_reflow(
@@ -69,10 +68,11 @@ def run_reflow(
     out: Path,
     device: str,
     compiled: bool | None,
+    trackers: Sequence[str],
     fresh: bool,
 ) -> None:
     """Retrain a model on the sets of pairs that it made, starting from its averaged weights."""
-    where = choose_device(device, world().local_rank)
+    where = machine(device, compiled=compiled, trackers=trackers)
     teacher = load_model(init)
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
@@ -90,8 +90,7 @@ def run_reflow(
     )
     net = copy_of(teacher, recipe.model)
     task = Task(net, training[0], objective, recipe.reflow, header, sides(training, held_out))
-    with joined(where) as here:
-        train_model(task, Machine(where, here, compiled), out=out, inputs=(init, *pairs_paths), fresh=fresh)
+    train_model(task, where, out=out, inputs=(init, *pairs_paths), fresh=fresh)
 
 
 def objective_of(settings: VelocityFitSettings, null_label: int | None) -> Objective:
@@ -125,7 +124,7 @@ def _header(recipe: Recipe, digest: str, facts: dict[str, Any]) -> Header:
 
 
 def _data(recipe: Recipe) -> DataSet:
-    data = open_data(recipe.data, recipe.seed)
+    data = open_data_watched(recipe.data, recipe.seed)
     if recipe.data.labels and data.labels is None:
         raise ReflowError(
             "data.labels = true, but the data has no labels; "
