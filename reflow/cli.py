@@ -277,7 +277,8 @@ def evaluate(
     if nfe is not None:
         overrides.append(f"evaluate.nfe=[{nfe}]")
     result = stage.run(models, overrides, source=data, out=out, device=device)
-    print(stage.to_json(result) if as_json else stage.to_table(result))  # noqa: T201
+    if result is not None:  # under torchrun the first process has it
+        print(stage.to_json(result) if as_json else stage.to_table(result))  # noqa: T201
 
 
 @app.command()

@@ -36,6 +36,10 @@ class World:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
+    def share(self, count: int) -> range:
+        """Return which of the numbers 0 to count - 1 are this process's, in the order of ranks."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
 
 ALONE = World(0, 1, 0)
 
@@ -107,6 +111,27 @@ def shared(tensors: Mapping[str, Tensor], world: World) -> Mapping[str, Tensor]:
         copies[name] = tensors[name].cpu().contiguous() if world.leads else torch.empty(shape, dtype=dtype)
         dist.broadcast(copies[name], src=0)
     return copies
+
+
+def gathered(tensor: Tensor, world: World) -> list[Tensor] | None:
+    """Return the tensor of every process in the order of ranks, on rank 0 and on the CPU; None elsewhere.
+
+    They may differ in length, and in nothing else.
+    """
+    if world.size == 1:
+        return [tensor.cpu()]
+    mine = tensor.cpu().contiguous()
+    lengths: list[Any] | None = [None] * world.size if world.leads else None
+    dist.gather_object(len(mine), lengths)
+    if lengths is None:
+        if len(mine):
+            dist.send(mine, 0)
+        return None
+    parts = [mine, *(mine.new_empty((length, *mine.shape[1:])) for length in lengths[1:])]
+    for rank, part in enumerate(parts):
+        if rank and len(part):
+            dist.recv(part, rank)
+    return parts
 
 
 class Vote:

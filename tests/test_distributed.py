@@ -130,4 +130,5 @@ def test_processes_share_sums_and_what_the_first_one_has(ranks: list[dict[str, T
     for rank in ranks:
         assert int(rank["agreed"]) == 5
         assert float(rank["total"]) == 3
+        assert rank["gathered"].tolist() == [0, 1, 1, *(1, 1), *(0, 0)]  # in order, empty ones too
         assert float(rank["shared"]) == 3

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reflow.couplings import Independent
 from reflow.distances import squared
-from reflow.distributed import ALONE, Vote, World, agree, joined, shared, total
+from reflow.distributed import ALONE, Vote, World, agree, gathered, joined, shared, total
 from reflow.draws import Draws
 from reflow.fit import Fit
 from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
@@ -140,9 +140,13 @@ def spoken(world: World) -> dict[str, Tensor]:
     second = vote.cast(0, 7 * world.rank)
     third = vote.counted()
     rank = torch.tensor([float(world.rank)])
+    lengths = (world.rank + 1, 2 * world.rank, 2 - 2 * world.rank)
+    lists = [gathered(torch.full((length,), world.rank), world) for length in lengths]
+    told = torch.cat([part for parts in lists for part in parts or [rank]])
     return {
         "votes": torch.tensor([first, second, third]),
         "agreed": torch.tensor(agree(world.rank + 5, world)),
+        "gathered": agree(told, world),
         "total": total(rank + 1, world),
         "shared": shared({"a": rank + 3} if world.leads else {}, world)["a"],
     }
