@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from reflow.errors import UsageError
+from reflow.errors import ReflowError, UsageError
 
 T = TypeVar("T")
 
@@ -84,12 +84,22 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def _in_touch() -> Iterator[None]:
+    """Turn the loss of another process, which has its own message, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ReflowError("lost another process; what it said itself tells why") from error
+
+
 def agree(value: T, world: World) -> T:
     """Return the value that rank 0 has, on every process."""
     if world.size == 1:
         return value
     box: list[Any] = [value]
-    dist.broadcast_object_list(box)
+    with _in_touch():
+        dist.broadcast_object_list(box)
     return box[0]  # type: ignore[no-any-return]
 
 
@@ -101,16 +111,31 @@ def total(tensor: Tensor, world: World) -> Tensor:
     return tensor
 
 
-def shared(tensors: Mapping[str, Tensor], world: World) -> Mapping[str, Tensor]:
-    """Return the tensors that rank 0 has, by name and on the CPU, in every process."""
-    if world.size == 1:
-        return tensors
-    shapes = agree({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, world)
-    copies = {}
-    for name, (shape, dtype) in shapes.items():
-        copies[name] = tensors[name].cpu().contiguous() if world.leads else torch.empty(shape, dtype=dtype)
-        dist.broadcast(copies[name], src=0)
-    return copies
+class Shared(Mapping[str, Tensor]):
+    """The tensors that rank 0 has, by name and on the CPU, in every process.
+
+    Each is sent when it is asked for, so that no process but the first holds all of them; all processes
+    ask for the same ones in the same order.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], world: World) -> None:
+        self.tensors, self.world = tensors, world
+        self.kinds = agree({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, world)
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, dtype = self.kinds[name]
+        copy = (
+            self.tensors[name].cpu().contiguous() if self.world.leads else torch.empty(shape, dtype=dtype)
+        )
+        if self.world.size > 1:
+            dist.broadcast(copy, src=0)
+        return copy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
 
 
 def gathered(tensor: Tensor, world: World) -> list[Tensor] | None:
@@ -161,7 +186,8 @@ class Vote:
         if self.pending is None:
             return None
         work, ballot = self.pending
-        work.wait()
+        with _in_touch():
+            work.wait()
         self.pending = None
         return [int(wish) for wish in ballot]
 

@@ -5,7 +5,7 @@ gradients come together, what is held here, and what a whole tensor is.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +34,10 @@ class Layout(Protocol):
         """Return a weight, moment, average or norm in full; every process must ask."""
         ...
 
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors in full, to be written by rank 0; every process must ask."""
+        ...
+
     def put(self, tensor: Tensor, whole: Tensor) -> None:
         """Set a weight, moment or average to what it is in full."""
         ...
@@ -46,7 +50,9 @@ class Replicated:
         self.field, self.copies = net, None
         if world.size > 1:
             devices = [device] if device.type == "cuda" else None
-            self.copies = DistributedDataParallel(net, device_ids=devices, gradient_as_bucket_view=True)
+            self.copies = DistributedDataParallel(
+                net, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False
+            )  # buffers are constants here
             self.field = self.copies
 
     def unsynced(self) -> contextlib.AbstractContextManager[None]:
@@ -60,6 +66,10 @@ class Replicated:
     def whole(self, tensor: Tensor) -> Tensor:
         """Return the tensor."""
         return tensor
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors."""
+        return dict(tensors)
 
     def put(self, tensor: Tensor, whole: Tensor) -> None:
         """Copy the values."""
@@ -78,6 +88,7 @@ class Sharded:
 
         if world.size == 1:
             raise ReflowError("sharded = true is for several processes; run the command under torchrun")
+        self.leads = world.leads
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # all that it takes
         self.mesh = init_device_mesh(device.type, (world.size,))
         for unit in net.units():
@@ -101,6 +112,15 @@ class Sharded:
         """Return a tensor gathered from all processes."""
         full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
         return full
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors on the CPU of rank 0 and none elsewhere: no device has room for all."""
+        held = {}
+        for name, tensor in tensors.items():
+            whole = self.whole(tensor)
+            if self.leads:
+                held[name] = whole.cpu()
+        return held
 
     def put(self, tensor: Tensor, whole: Tensor) -> None:
         """Copy the share of this process."""

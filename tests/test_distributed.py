@@ -118,8 +118,17 @@ def test_interrupted_shares_and_copies_go_on_bit_for_bit(ranks: list[dict[str, T
 
 
 def test_every_process_holds_the_same(ranks: list[dict[str, Tensor]]) -> None:
-    differing = [key for key in ranks[0] if not torch.equal(ranks[0][key], ranks[1][key])]
+    both = ranks[0].keys() & ranks[1].keys()
+    differing = [key for key in both if not torch.equal(ranks[0][key], ranks[1][key])]
     assert differing == ["average of shares"]  # which only the first one gathers
+
+
+def test_only_the_first_process_gathers_shares(ranks: list[dict[str, Tensor]]) -> None:
+    missing = ranks[0].keys() - ranks[1].keys()
+    assert all(key.startswith("shares") for key in missing)
+    for name in ("shares", "shares in pieces", "shares resumed"):
+        assert len(case(ranks[0], name, but=NOT_WEIGHTS)) > 100
+        assert not case(ranks[1], name, but=NOT_WEIGHTS)
 
 
 def test_a_vote_is_known_to_all_one_step_later(ranks: list[dict[str, Tensor]]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_fit import UNIFORM_LOSS, Watched, advance, begin, fit_settings, loss_of, stored
+from fits import UNIFORM_LOSS, Watched, advance, begin, fit_settings, loss_of, stored
 
 from reflow.distributed import ALONE
 from reflow.fit import Fit

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reflow.couplings import Independent
 from reflow.distances import squared
-from reflow.distributed import ALONE, Vote, World, agree, gathered, joined, shared, total
+from reflow.distributed import ALONE, Shared, Vote, World, agree, gathered, joined, total
 from reflow.draws import Draws
 from reflow.fit import Fit
 from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
@@ -100,7 +100,7 @@ def resumed(world: World, dtype: torch.dtype, **chosen: object) -> dict[str, Ten
         first.advance()
     kept = {name: tensor.clone() for name, tensor in first.tensors().items()}
     second = fit_of(world, dtype, **chosen)
-    second.restore(kept, 12)
+    second.restore(Shared(kept, world), 12)
     for _ in range(STEPS - 12):
         second.advance()
     return second.tensors()
@@ -148,7 +148,7 @@ def spoken(world: World) -> dict[str, Tensor]:
         "agreed": torch.tensor(agree(world.rank + 5, world)),
         "gathered": agree(told, world),
         "total": total(rank + 1, world),
-        "shared": shared({"a": rank + 3} if world.leads else {}, world)["a"],
+        "shared": Shared({"a": rank + 3} if world.leads else {}, world)["a"],
     }
 
 
