@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def measure_decoding(settings: DataSettings, rounds: int, place: Path) -> None:
 def measure_drawing(settings: DataSettings, rounds: int, place: Path) -> None:
     os.environ["REFLOW_CACHE"] = f"{place}"
     data = open_data(settings, 0)
-    copy = DataSet(np.array(data.values))
+    copy = replace(data, stored=np.array(data.stored))
     rates: dict[str, list[float]] = {"cache": [], "memory": []}
     for turn in range(3 * rounds):
         for name, source in (("cache", data), ("memory", copy)):
