@@ -6,6 +6,21 @@ from typing import Annotated
 import typer
 
 from reflow import __version__
+from reflow.arguments import (
+    BakedGuidance,
+    Compiled,
+    Device,
+    Fresh,
+    Json,
+    ModelPath,
+    Out,
+    Precision,
+    Seed,
+    Set,
+    Solver,
+    Track,
+    Weights,
+)
 from reflow.options import changes_of, solver_changes, weights_of
 
 app = typer.Typer(
@@ -18,36 +33,6 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
 )
-
-Out = Annotated[Path, typer.Option("--out", help="Directory of the results.", metavar="DIR")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
-]
-Seed = Annotated[int | None, typer.Option(help="Root of all randomness; default: the recipe's.", min=0)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Discard an unfinished or different result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        metavar="W1,W2,...",
-        help="Shares of several --pairs, in their order; default: by number of pairs.",
-    ),
-]
-Compiled = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="Compile the network first; default: on NVIDIA GPUs only."),
-]
-Track = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME", help="Show the run in tensorboard, wandb, trackio or mlflow; may be repeated."
-    ),
-]
-ModelPath = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -138,14 +123,7 @@ def couple(
         float | None,
         typer.Option(help="Wanted RMS error of the images, in data units; a pilot sees to it."),
     ] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="With a tolerance: adams (default, grid and order from the pilot), or a step size per "
-            "sample: adams2 to adams4, bosh3, dopri5, tsit5. With --steps: euler, midpoint, heun "
-            "(default), rk4, adams2 to adams4, dpm2m."
-        ),
-    ] = None,
+    solver: Solver = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a fixed grid.", min=1)] = None,
     grid: Annotated[
         str | None, typer.Option(help="With --steps: uniform, cosine, shifted, edm or calibrated.")
@@ -153,9 +131,7 @@ def couple(
     labels: Annotated[
         str | None, typer.Option(help="Classes of the pairs, such as 0,3; default: all in turn.")
     ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance, baked into the pairs.", min=0)
-    ] = None,
+    guidance: BakedGuidance = None,
     invert: Annotated[
         bool, typer.Option("--invert", help="Take the real training images to noise instead.")
     ] = False,
@@ -166,10 +142,7 @@ def couple(
         str | None,
         typer.Option(metavar="I/N", help="Make the shards of part I of N; jobs may share the directory."),
     ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Of the network: float32 (default), bfloat16 or, on GPUs, float16."),
-    ] = None,
+    precision: Precision = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network first (a minute or two).")
     ] = False,

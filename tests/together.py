@@ -21,8 +21,9 @@ from reflow.distributed import ALONE, Shared, Vote, World, agree, gathered, join
 from reflow.draws import Draws
 from reflow.fit import Fit
 from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
+from reflow.hyperparameters import FitSettings
 from reflow.models import build
-from reflow.settings import FitSettings, UnetSettings
+from reflow.settings import UnetSettings
 from reflow.times import stratified, uniform
 
 CPU = torch.device("cpu")
