@@ -49,3 +49,43 @@ Precision = Annotated[
 BakedGuidance = Annotated[
     float | None, typer.Option(help="Scale of classifier-free guidance, baked into the pairs.", min=0)
 ]
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(metavar="[RECIPE]", help="Built-in name (digits, gaussians) or a .toml path."),
+]
+TrainingData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SRC",
+        help="Image folder, .npz, .zip, IDX .gz or built-in set; default: the recipe's.",
+    ),
+]
+ReflowPairs = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Reflow: train on these pairs, with --init; may be repeated."),
+]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs."),
+]
+StudentPairs = Annotated[
+    list[Path],
+    typer.Option(metavar="DIR", help="Pairs that the model made or learnt from; may be repeated."),
+]
+SampleSolver = Annotated[
+    str | None,
+    typer.Option(
+        help="With --nfe: euler (default), midpoint, heun, rk4, adams2 to adams4, dpm2m. "
+        "With --tolerance: adams2 to adams4 (default), bosh3, dopri5, tsit5."
+    ),
+]
+PartOf = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Make the shards of part I of N; jobs may share the directory."),
+]
+Grid = Annotated[
+    str | None, typer.Option(help="With --steps: uniform, cosine, shifted, edm or calibrated.")
+]
+Labels = Annotated[
+    str | None, typer.Option(help="Classes of the pairs, such as 0,3; default: all in turn.")
+]

@@ -11,14 +11,23 @@ from reflow.arguments import (
     Compiled,
     Device,
     Fresh,
+    Grid,
     Json,
+    Labels,
     ModelPath,
     Out,
+    PartOf,
     Precision,
+    RecipeName,
+    ReflowPairs,
+    SampleSolver,
     Seed,
     Set,
     Solver,
+    StudentPairs,
+    Teacher,
     Track,
+    TrainingData,
     Weights,
 )
 from reflow.options import changes_of, solver_changes, weights_of
@@ -55,26 +64,11 @@ def options(
 @app.command()
 def train(
     out: Out,
-    recipe: Annotated[
-        str | None,
-        typer.Argument(metavar="[RECIPE]", help="Built-in name (digits, gaussians) or a .toml path."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SRC",
-            help="Image folder, .npz, .zip, IDX .gz or built-in set; default: the recipe's.",
-        ),
-    ] = None,
-    pairs: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Reflow: train on these pairs, with --init; may be repeated."),
-    ] = None,
+    recipe: RecipeName = None,
+    data: TrainingData = None,
+    pairs: ReflowPairs = None,
     weights: Weights = None,
-    init: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs."),
-    ] = None,
+    init: Teacher = None,
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -125,12 +119,8 @@ def couple(
     ] = None,
     solver: Solver = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a fixed grid.", min=1)] = None,
-    grid: Annotated[
-        str | None, typer.Option(help="With --steps: uniform, cosine, shifted, edm or calibrated.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Classes of the pairs, such as 0,3; default: all in turn.")
-    ] = None,
+    grid: Grid = None,
+    labels: Labels = None,
     guidance: BakedGuidance = None,
     invert: Annotated[
         bool, typer.Option("--invert", help="Take the real training images to noise instead.")
@@ -138,10 +128,7 @@ def couple(
     data: Annotated[
         str | None, typer.Option(metavar="SRC", help="With --invert: the data, if it was your own files.")
     ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Make the shards of part I of N; jobs may share the directory."),
-    ] = None,
+    part: PartOf = None,
     precision: Precision = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network first (a minute or two).")
@@ -198,10 +185,7 @@ def average(
 @app.command()
 def distill(
     model: ModelPath,
-    pairs: Annotated[
-        list[Path],
-        typer.Option(metavar="DIR", help="Pairs that the model made or learnt from; may be repeated."),
-    ],
+    pairs: StudentPairs,
     out: Out,
     weights: Weights = None,
     steps: Annotated[int | None, typer.Option(help="Evaluations per image of the student.", min=1)] = None,
@@ -264,13 +248,7 @@ def sample(
     count: Annotated[int, typer.Option(help="Number of samples.", min=1)] = 64,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations per sample.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Wanted error, in data units.")] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="With --nfe: euler (default), midpoint, heun, rk4, adams2 to adams4, dpm2m. "
-            "With --tolerance: adams2 to adams4 (default), bosh3, dopri5, tsit5."
-        ),
-    ] = None,
+    solver: SampleSolver = None,
     seed: Annotated[int, typer.Option(help="Which noise.", min=0)] = 0,
     label: Annotated[int | None, typer.Option(help="Class of all samples; default: all in turn.")] = None,
     guidance: Annotated[
