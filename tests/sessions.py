@@ -1,5 +1,6 @@
 """Trainings of the tiny recipe through the command line, and what they do on the way."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from reflow.states import States
 
 
 def settings(**chosen: object) -> tuple[str, ...]:
-    return tuple(word for key, value in chosen.items() for word in ("--set", f"train.{key}={value}"))
+    words = (f"train.{key}={json.dumps(value)}" for key, value in chosen.items())
+    return tuple(part for word in words for part in ("--set", word))
 
 
 def train(reflow: Command, out: Path, *options: str, code: int = 0, **chosen: object) -> str:

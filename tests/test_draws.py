@@ -48,6 +48,11 @@ def test_steps_draw_other_numbers() -> None:
         assert torch.equal(one, other) == (kind == 2)  # places are no random numbers
 
 
+def test_what_is_read_from_disk_is_unrelated_to_noise_and_times() -> None:
+    alike = torch.randperm(BATCH, generator=chosen().generator).tolist()
+    assert chosen().shuffled().tolist() != alike
+
+
 def test_the_whole_batch_is_shuffled_into_a_permutation() -> None:
     assert sorted(chosen().shuffled().tolist()) == list(range(BATCH))
 
