@@ -1,5 +1,6 @@
 """Processes that decode: killed ones leave nothing wrong, and those at the same time do it once."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from files import RGB, channels_first, folder, load
 
-from reflow.data import split
+from reflow.data import split, workers
 
 MB = 1 << 20
 
@@ -136,6 +137,26 @@ def test_one_that_waited_for_a_killed_one_decodes(tmp_path: Path, builder: Build
             assert [line(second), line(second)] == ["read", "decode"]
             second.communicate("\n")
             assert second.returncode == 0
+
+
+def test_no_more_processes_are_used_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "QUOTA", tmp_path / "cpu.max")
+    allowed = os.sched_getaffinity(0)
+    assert workers.processors() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert workers.processors() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    for quota, count in {
+        "max 100000": 64,
+        "350000 100000": 4,
+        "20000 100000": 1,
+        "9900000 100000": 64,
+    }.items():
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+        assert workers.processors() == count
 
 
 @pytest.mark.parametrize("packed", [False, True])
