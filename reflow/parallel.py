@@ -50,9 +50,7 @@ class Replicated:
         self.field, self.copies = net, None
         if world.size > 1:
             devices = [device] if device.type == "cuda" else None
-            self.copies = DistributedDataParallel(
-                net, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False
-            )  # buffers are constants here
+            self.copies = DistributedDataParallel(net, device_ids=devices, gradient_as_bucket_view=True)
             self.field = self.copies
 
     def unsynced(self) -> contextlib.AbstractContextManager[None]:

@@ -132,7 +132,7 @@ def test_only_the_first_process_gathers_shares(ranks: list[dict[str, Tensor]]) -
 
 
 def test_a_vote_is_known_to_all_one_step_later(ranks: list[dict[str, Tensor]]) -> None:
-    assert ranks[1]["votes"].tolist() == [[0, 0], [1, 0], [0, 7]]
+    assert ranks[1]["votes"].tolist() == [[0, 0], [2, 0], [0, 7]]
 
 
 def test_processes_share_sums_and_what_the_first_one_has(ranks: list[dict[str, Tensor]]) -> None:

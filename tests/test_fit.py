@@ -162,7 +162,9 @@ def test_a_fit_visits_every_example_once_an_epoch() -> None:
         assert sorted(epoch) == rows[:, 0].tolist()
 
 
-def test_every_step_draws_noise_times_and_dropout_of_its_own() -> None:
+@pytest.mark.parametrize("size", [16, 4])
+def test_every_step_draws_noise_times_and_dropout_of_its_own(size: int) -> None:
+    """And so does every micro-batch."""
     dropout, drawn = nn.Dropout(0.5), []
 
     def looking(net: VelocityField, pair: Pair, draws: Draws) -> Losses:
@@ -170,7 +172,8 @@ def test_every_step_draws_noise_times_and_dropout_of_its_own() -> None:
         drawn.append((pair.x0.tolist(), draws.uniform().tolist(), mask))
         return UNIFORM_LOSS(net, pair, draws)
 
-    advance(begin(fit_settings(), objective=looking), 5)
+    advance(begin(fit_settings(micro_batch=size), objective=looking), 5)
+    assert len(drawn) == 5 * 16 // size
     for kind in zip(*drawn, strict=True):
         assert all(a != b for i, a in enumerate(kind) for b in kind[:i])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import Command, artifacts
+from conftest import TINY, Command, artifacts
 from sessions import steps_saved, steps_taken, train
 
 from reflow import followers, log, training
@@ -100,6 +100,52 @@ def test_the_clock_asks_for_one_state_where_votes_are_known_a_step_later(
     monkeypatch.setattr(training, "Vote", Late)
     train(reflow, tmp_path / "base", save_every=1000, save_minutes=9.5)
     assert saved == [11, 22, 30]
+
+
+def stopping(self: Fit, step: int) -> None:
+    """Ask to stop after this step."""
+    if self.step == step:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_log_tells_rates_and_times_over_all_sessions(
+    reflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, out = steps_taken(monkeypatch), tmp_path / "base"
+    clock = SimpleNamespace(monotonic=lambda: 2.0 * len(taken))  # two seconds for each step
+    monkeypatch.setattr(log, "time", clock)
+    advance = Fit.advance
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "advance", lambda self: (advance(self), stopping(self, 12)))
+        train(reflow, out, code=130)
+    train(reflow, out)
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["images_per_s"] for line in lines] == [8, 8, 8]  # of 16 in a step
+    assert [line["seconds_left"] for line in lines] == [40, 20, 0]
+    assert [line["seconds"] for line in lines] == [20, 36, 56]  # those of steps 11 and 12 had no line
+
+
+def test_a_skipped_step_is_said_once(
+    reflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance, out = Fit.advance, tmp_path / "base"
+
+    def unlucky(self: Fit) -> None:
+        objective = self.objective
+        if self.step == 4:
+            self.objective = lambda *given: not_finite(*given, inner=objective)
+        advance(self)
+        self.objective = objective
+        stopping(self, 12)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "advance", unlucky)
+        answer = reflow("train", TINY, "--out", out, "--set", "train.log_every=3")
+    assert answer.err.count("the step was skipped (1 of 6 steps so far)") == 1
+    said = train(reflow, out, log_every=3)
+    assert "skipped" not in said
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [0] + [1] * 9
 
 
 def not_finite(net: VelocityField, pair: Pair, draws: Draws, *, inner: Objective) -> Losses:

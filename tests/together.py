@@ -137,7 +137,7 @@ def sharded(world: World) -> dict[str, Tensor]:
 def spoken(world: World) -> dict[str, Tensor]:
     """Return what the processes tell one another."""
     vote = Vote(world)
-    first = vote.cast(world.rank, 0)
+    first = vote.cast(world.rank + 1, 0)
     second = vote.cast(0, 7 * world.rank)
     third = vote.counted()
     rank = torch.tensor([float(world.rank)])
