@@ -68,6 +68,8 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and here.leads
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if not port:
+        raise UsageError("torchrun --master-port 0 tells nobody the port; give a number, or --standalone")
     store = TCPStore(address, port, is_master=hosts, wait_for_workers=False, timeout=PATIENCE)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -15,7 +15,7 @@ from reflow.distributed import ALONE
 
 HERE = Path(__file__).parent
 NOT_WEIGHTS = ("skipped", "losses")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def environment() -> dict[str, str]:
