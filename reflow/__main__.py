@@ -23,8 +23,8 @@ def main() -> None:
     try:
         app()
     except Interrupted as stop:
-        command = shlex.join(["reflow", *(word for word in sys.argv[1:] if word != "--fresh")])
-        _say(f"{stop}. Go on with: {command}")
+        if not _rank():  # the others say the same
+            _say(f"{stop}. Go on with: {_again()}")
         sys.exit(stop.exit_code)
     except ReflowError as error:
         if debug:
@@ -44,8 +44,22 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def _again() -> str:
+    """Return the command that goes on; torchrun's own part of it is not known here."""
+    words = [word for word in sys.argv[1:] if word != "--fresh"]
+    many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return ("torchrun ... -m " if many else "") + shlex.join(["reflow", *words])
+
+
+def _rank() -> int:
+    """Return which of several processes under torchrun this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _say(message: str) -> None:
-    sys.stderr.write("reflow: " + " ".join(message.split()) + "\n")
+    rank = _rank()
+    who = f"reflow (rank {rank})" if rank else "reflow"
+    sys.stderr.write(f"{who}: {' '.join(message.split())}\n")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reflow.devices import moved
 from reflow.draws import Draws
 from reflow.flow import Pair
+from reflow.moving import moved
 from reflow.noise import draw_seed
 from reflow.permutations import Permutation
 from reflow.pixels import as_seen
@@ -59,8 +59,7 @@ class Order:
     def __init__(self, rows: int, seed: int) -> None:
         self.rows = rows
         self.seed = seed
-        self._epoch = -1
-        self._permutation: Permutation
+        self._latest: tuple[int, Permutation] | None = None
 
     def __call__(self, examples: Numbers) -> Numbers:
         """Return the rows (n,) of the examples (n,)."""
@@ -72,10 +71,11 @@ class Order:
         return visited
 
     def _permutation_of(self, epoch: int) -> Permutation:
-        if epoch != self._epoch:
+        latest = self._latest  # looked at once: a thread that draws ahead may be asking as well
+        if latest is None or latest[0] != epoch:
             rng = np.random.Generator(np.random.Philox(draw_seed(self.seed, "order", epoch)))
-            self._epoch, self._permutation = epoch, Permutation(self.rows, rng)
-        return self._permutation
+            latest = self._latest = epoch, Permutation(self.rows, rng)
+        return latest[1]
 
 
 class Independent:

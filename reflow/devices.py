@@ -64,10 +64,3 @@ def in_precision(field: VelocityField, precision: str, device: torch.device) -> 
             return field(x, t, label).float()
 
     return velocity
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on the device, without waiting for the copy where that is possible."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

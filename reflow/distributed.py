@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from reflow.errors import UsageError
+from reflow.errors import ReflowError, UsageError
 
 T = TypeVar("T")
 
@@ -36,6 +36,10 @@ class World:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
+    def share(self, count: int) -> range:
+        """Return which of the numbers 0 to count - 1 are this process's, in the order of ranks."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
 
 ALONE = World(0, 1, 0)
 
@@ -44,6 +48,11 @@ def world() -> World:
     """Return what the environment of this process says; alone without torchrun."""
     rank, size, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return World(int(rank or 0), int(size or 1), int(local or 0))
+
+
+def restarts() -> int:
+    """Return how often torchrun has started the processes of this job anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextlib.contextmanager
@@ -57,15 +66,16 @@ def joined(device: torch.device) -> Iterator[World]:
     if here.size == 1:
         yield here
         return
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and here.leads
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if not port:
+        raise UsageError("torchrun --master-port 0 tells nobody the port; give a number, or --standalone")
     store = TCPStore(address, port, is_master=hosts, wait_for_workers=False, timeout=PATIENCE)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"try{attempt}", store),
+        store=PrefixStore(f"try{restarts()}", store),
         rank=here.rank,
         world_size=here.size,
         timeout=PATIENCE,
@@ -76,12 +86,22 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def _in_touch() -> Iterator[None]:
+    """Turn the loss of another process, which has its own message, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ReflowError("lost another process; what it said itself tells why") from error
+
+
 def agree(value: T, world: World) -> T:
     """Return the value that rank 0 has, on every process."""
     if world.size == 1:
         return value
     box: list[Any] = [value]
-    dist.broadcast_object_list(box)
+    with _in_touch():
+        dist.broadcast_object_list(box)
     return box[0]  # type: ignore[no-any-return]
 
 
@@ -93,16 +113,52 @@ def total(tensor: Tensor, world: World) -> Tensor:
     return tensor
 
 
-def shared(tensors: Mapping[str, Tensor], world: World) -> Mapping[str, Tensor]:
-    """Return the tensors that rank 0 has, by name and on the CPU, in every process."""
+class Shared(Mapping[str, Tensor]):
+    """The tensors that rank 0 has, by name and on the CPU, in every process.
+
+    Each is sent when it is asked for, so that no process but the first holds all of them; all processes
+    ask for the same ones in the same order.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], world: World) -> None:
+        self.tensors, self.world = tensors, world
+        self.kinds = agree({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, world)
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, dtype = self.kinds[name]
+        copy = (
+            self.tensors[name].cpu().contiguous() if self.world.leads else torch.empty(shape, dtype=dtype)
+        )
+        if self.world.size > 1:
+            dist.broadcast(copy, src=0)
+        return copy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+
+def gathered(tensor: Tensor, world: World) -> list[Tensor] | None:
+    """Return the tensor of every process in the order of ranks, on rank 0 and on the CPU; None elsewhere.
+
+    They may differ in length, and in nothing else.
+    """
     if world.size == 1:
-        return tensors
-    shapes = agree({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, world)
-    copies = {}
-    for name, (shape, dtype) in shapes.items():
-        copies[name] = tensors[name].cpu().contiguous() if world.leads else torch.empty(shape, dtype=dtype)
-        dist.broadcast(copies[name], src=0)
-    return copies
+        return [tensor.cpu()]
+    mine = tensor.cpu().contiguous()
+    lengths: list[Any] | None = [None] * world.size if world.leads else None
+    dist.gather_object(len(mine), lengths)
+    if lengths is None:
+        if len(mine):
+            dist.send(mine, 0)
+        return None
+    parts = [mine, *(mine.new_empty((length, *mine.shape[1:])) for length in lengths[1:])]
+    for rank, part in enumerate(parts):
+        if rank and len(part):
+            dist.recv(part, rank)
+    return parts
 
 
 class Vote:
@@ -132,7 +188,8 @@ class Vote:
         if self.pending is None:
             return None
         work, ballot = self.pending
-        work.wait()
+        with _in_touch():
+            work.wait()
         self.pending = None
         return [int(wish) for wish in ballot]
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from reflow.moving import moved
 from reflow.noise import generator
 
 
@@ -55,9 +56,11 @@ class Draws:
 
     def _own(self, whole: Tensor) -> Tensor:
         n = len(self.rows)
+        if n == self.batch:
+            return whole
         if n and self.rows[-1] - self.rows[0] == n - 1:  # rows ascend, so these are neighbours
-            return whole[self.rows[0] : self.rows[-1] + 1]
-        return whole[torch.from_numpy(self.rows).to(self.device)]
+            return whole[self.rows[0] : self.rows[-1] + 1].clone()  # a view would keep all in memory
+        return whole[moved(torch.from_numpy(self.rows), self.device)]
 
 
 def draws(

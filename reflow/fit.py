@@ -24,12 +24,14 @@ from reflow.distributed import ALONE, World
 from reflow.draws import Draws, draws
 from reflow.errors import ReflowError
 from reflow.flow import Losses, Objective, Pair
+from reflow.hyperparameters import FitSettings
 from reflow.models.checkpointing import checkpoint_activations
 from reflow.models.preconditioning import Preconditioned
 from reflow.noise import draw_seed
 from reflow.parallel import Layout, Replicated, Sharded
-from reflow.settings import FitSettings
-from reflow.tally import Tally
+from reflow.tally import PATIENCE, Tally
+
+HALVINGS = 16  # of the loss's scale in float16, 2^16 at first; until it is 1, overflows say nothing
 
 Schedule = Callable[[float], float]
 
@@ -76,7 +78,7 @@ class Fit:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         self.batches = Ahead(self._draw)
-        self.tally = Tally(device)
+        self.tally = Tally(device, PATIENCE + HALVINGS * self.scaler.is_enabled())
         self.step, self.rate = 0, 0.0
 
     def advance(self) -> None:
@@ -109,7 +111,7 @@ class Fit:
         return settings.lr * warm * SCHEDULES[settings.schedule](self.step / settings.steps)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a later `restore` needs beside the step number."""
+        """Return what a later `restore` needs beside the step number, on rank 0; every process must ask."""
         moments = {
             f"{moment}.{name}": self.optimiser.state[weight][moment]
             for moment, (name, weight) in itertools.product(("exp_avg", "exp_avg_sq"), self.weights.items())
@@ -121,13 +123,12 @@ class Fit:
             for width, power in self.powers.items()
             for name, weight in power.items()
         }
-        held = moments | raw | average | powers
-        whole = {name: self.layout.whole(tensor.detach()) for name, tensor in held.items()}
-        return whole | {"skipped": self.tally.skipped} | self._scaling()
+        held = {k: tensor.detach() for k, tensor in (moments | raw | average | powers).items()}
+        return self.layout.gathered(held) | {"skipped": self.tally.skipped} | self._scaling()
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Continue after `step` steps from the tensors of that moment."""
+        """Continue after `step` steps from the tensors of that moment, asking for each once."""
         self.tally.skipped = tensors["skipped"].to(self.device)
         taken = float(step - int(self.tally.skipped[0]))
         for name, weight in self.weights.items():
@@ -158,11 +159,8 @@ class Fit:
         return self.average
 
     def snapshot(self) -> dict[float, dict[str, Tensor]]:
-        """Return the power-function averages by width and parameter; every process must ask."""
-        return {
-            width: {name: self.layout.whole(weight) for name, weight in power.items()}
-            for width, power in self.powers.items()
-        }
+        """Return the power-function averages by width and parameter, on rank 0; every process must ask."""
+        return {width: self.layout.gathered(power) for width, power in self.powers.items()}
 
     def _powers(self) -> dict[float, dict[str, Tensor]]:
         """Return room for the power-function averages by width, if they are to be tracked."""

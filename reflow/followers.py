@@ -41,17 +41,24 @@ class Followers:
         self.stack.close()
 
     def log(self, fit: Fit, figures: Figures, validation: Mapping[str, float]) -> None:
-        """Tell the means of the steps since the last time."""
-        line = self.books.write(fit, figures, validation)
+        """Tell the means of the steps since the last time.
+
+        Raises ReflowError when the log cannot be written; its lines wait until it can.
+        """
+        line = self.books.line(fit, figures, validation)
         self.meter.update(fit.step, in_short(line))
         for tracker in self.trackers:
             tracker.log(fit.step, numbers(line))
+        self.books.write(line)
 
     def show(self, step: int, png: bytes) -> None:
-        """Show a preview of the averaged model."""
-        write_atomically(self.out / PREVIEW, png)
+        """Show a preview of the averaged model.
+
+        Raises ReflowError when it cannot be written.
+        """
         for tracker in self.trackers:
             tracker.picture(step, "samples", png)
+        write_atomically(self.out / PREVIEW, png)
 
     def seconds(self) -> float:
         """Return the seconds of training so far, earlier sessions included."""

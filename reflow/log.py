@@ -23,22 +23,25 @@ class Log:
     def __init__(self, path: Path, step: int) -> None:
         self.path, self.step, self.spent = path, step, 0.0
         self.begin = self.last = time.monotonic()
-        kept = []
+        kept: list[str] = []
+        self.waiting: list[str] = []
         if path.exists() and step:
-            for line in path.read_text("utf-8").splitlines():
+            for line in path.read_text("utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     entry = json.loads(line)
                     if entry["step"] <= step:
                         kept.append(line + "\n")
                         self.spent = float(entry["seconds"])
-        write_atomically(path, "".join(kept).encode())
+        whole = "".join(kept).encode()
+        write_atomically(path, whole)
+        self.size = len(whole)
 
     def seconds(self) -> float:
         """Return the seconds of training so far, earlier sessions included."""
         return self.spent + time.monotonic() - self.begin
 
-    def write(self, fit: Fit, figures: Figures, validation: Mapping[str, float]) -> dict[str, Any]:
-        """Append a line about the steps since the last one, and return it."""
+    def line(self, fit: Fit, figures: Figures, validation: Mapping[str, float]) -> dict[str, Any]:
+        """Return a line about the steps since the last one."""
         now, settings = time.monotonic(), fit.settings
         rate = (fit.step - self.step) / max(now - self.last, 1e-9)  # steps per second
         entry = {
@@ -54,12 +57,22 @@ class Log:
             "seconds": round(self.seconds(), 2),
             "seconds_left": round((settings.steps - fit.step) / rate, 1),
         }
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
         self.step, self.last = fit.step, now
         return entry
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line, after those that could not be written before.
+
+        Raises ReflowError when it cannot be written now.
+        """
+        self.waiting.append(json.dumps(line) + "\n")
+        with writing(self.path), self.path.open("ab") as file:
+            file.truncate(min(self.size, os.fstat(file.fileno()).st_size))  # of a line cut short
+            file.write("".join(self.waiting).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            self.size = file.tell()
+        self.waiting.clear()
 
 
 def memory_mb(device: torch.device) -> int:

@@ -5,7 +5,7 @@ gradients come together, what is held here, and what a whole tensor is.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +32,10 @@ class Layout(Protocol):
 
     def whole(self, tensor: Tensor) -> Tensor:
         """Return a weight, moment, average or norm in full; every process must ask."""
+        ...
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors in full, to be written by rank 0; every process must ask."""
         ...
 
     def put(self, tensor: Tensor, whole: Tensor) -> None:
@@ -61,6 +65,10 @@ class Replicated:
         """Return the tensor."""
         return tensor
 
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors."""
+        return dict(tensors)
+
     def put(self, tensor: Tensor, whole: Tensor) -> None:
         """Copy the values."""
         tensor.copy_(whole)
@@ -78,6 +86,7 @@ class Sharded:
 
         if world.size == 1:
             raise ReflowError("sharded = true is for several processes; run the command under torchrun")
+        self.leads = world.leads
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # all that it takes
         self.mesh = init_device_mesh(device.type, (world.size,))
         for unit in net.units():
@@ -101,6 +110,15 @@ class Sharded:
         """Return a tensor gathered from all processes."""
         full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
         return full
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors on the CPU of rank 0 and none elsewhere: no device has room for all."""
+        held = {}
+        for name, tensor in tensors.items():
+            whole = self.whole(tensor)
+            if self.leads:
+                held[name] = whole.cpu()
+        return held
 
     def put(self, tensor: Tensor, whole: Tensor) -> None:
         """Copy the share of this process."""

@@ -23,7 +23,7 @@ from reflow.artifacts import (
     write_artifact,
     writing,
 )
-from reflow.distributed import agree, shared
+from reflow.distributed import Shared, agree
 from reflow.errors import ReflowError
 from reflow.fit import Fit
 from reflow.workspace import require_same
@@ -63,7 +63,7 @@ class States:
         step = agree(step, fit.world)
         if step:
             try:
-                fit.restore(shared(tensors, fit.world), step)
+                fit.restore(Shared(tensors, fit.world), step)
             except (KeyError, RuntimeError) as error:
                 raise damaged(self.out / STATE, f"it does not fit its recipe ({error})") from error
         return trouble

@@ -24,14 +24,16 @@ class Figures:
     quarters: tuple[float | None, ...] | None
     gradient_norm: float | None
     skipped: int
-    hopeless: bool
 
 
 class Tally:
-    """Sums over steps, and how many steps were skipped: in all, in a row, and in the longest row."""
+    """Sums over steps, and how many steps were skipped: in all, in a row, and in the longest row.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    patience: so many in a row are hopeless.
+    """
+
+    def __init__(self, device: torch.device, patience: int = PATIENCE) -> None:
+        self.device, self.patience = device, patience
         self.skipped = torch.zeros(3, dtype=torch.int64, device=device)
         self.reset()
 
@@ -57,16 +59,18 @@ class Tally:
         """Return the means over all processes, and begin new sums."""
         sums, counts = total(self.loss, world).tolist()
         norm, steps = self.norm.tolist()
-        skipped, _, longest = self.skipped.tolist()
         self.reset()
         means = [part / count if count else None for part, count in zip(sums, counts, strict=True)]
         return Figures(
             means[0],
             tuple(means[1:]) if any(counts[1:]) else None,
             norm / steps if steps else None,
-            skipped,
-            longest >= PATIENCE,
+            int(self.skipped[0]),
         )
+
+    def hopeless(self) -> bool:
+        """Return whether training has failed since it began."""
+        return int(self.skipped[2]) >= self.patience
 
 
 def _quarters(t: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ processes the first one reads and writes; all of them take every step.
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ParamSpec
 
 import torch
 
@@ -22,23 +24,25 @@ from reflow.artifacts import (
 )
 from reflow.couplings import Coupling
 from reflow.devices import choose_device
-from reflow.distributed import Vote, agree, joined, world
+from reflow.distributed import Vote, agree, joined, restarts, world
 from reflow.errors import Interrupted, ReflowError
 from reflow.fit import Fit
 from reflow.flow import Objective
 from reflow.followers import Followers
+from reflow.hyperparameters import FitSettings
 from reflow.interruption import watching_signals
 from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
 from reflow.reporting.preview import preview
 from reflow.reporting.progress import say
 from reflow.reporting.tracking import require_tracker
-from reflow.settings import FitSettings
 from reflow.snapshots import discard_after, write_snapshot
 from reflow.states import States, kept
-from reflow.tally import PATIENCE, Figures
+from reflow.tally import Figures
 from reflow.validation import validate
 from reflow.workspace import claim, require_same
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def train_model(
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(joined(machine.device))
         if here.leads:
-            stack.enter_context(claim(out, "model", inputs=inputs, fresh=fresh))
+            anew = fresh and not restarts()  # what is there then is of this very command
+            stack.enter_context(claim(out, "model", inputs=inputs, fresh=anew))
         if agree(here.leads and finished(out, task.header), here):
             return
         average = copy.deepcopy(task.net).eval().requires_grad_(False)
@@ -137,7 +142,7 @@ class _Session:
         self.world, self.settings = fit.world, fit.settings
         self.model = Model(fit.average, task.header, digest="")
         self.states = States(out, task.header)
-        self.saved, self.skipped = time.monotonic(), 0
+        self.asked, self.skipped = time.monotonic(), 0
         self.followers: Followers | None = None  # of the first process
 
     def run(self, trackers: Sequence[str]) -> None:
@@ -161,19 +166,26 @@ class _Session:
                 fit.advance()
                 if fit.step % settings.log_every == 0 or fit.step == settings.steps:
                     figures, validation = self.figures(), self.validation()
-                    if self.followers:
-                        self.followers.log(fit, figures, validation)
+                    self.try_to(self.tell, figures, validation)
                 if self.passes(settings.snapshots):  # before the state, which a killed run goes on from
                     self.try_to(self.keep_averages)
                 asked, due = vote.cast(stop.signal or 0, self.due())
                 if asked:
-                    self.save()
-                    raise Interrupted(asked, f"at step {fit.step}; the state is saved")
-                if due:
-                    self.try_to(self.save)
-                if fit.step % settings.preview_every == 0 and fit.step < settings.steps:
-                    self.show()
+                    self.leave(asked)
+                if fit.step < settings.steps:  # the last state and preview come with the model
+                    if due:
+                        self.require_hope()
+                        self.try_to(self.save)
+                    if fit.step % settings.preview_every == 0:
+                        self.try_to(self.show)
             vote.counted()
+
+    def leave(self, signal: int) -> None:
+        """Save the state and raise Interrupted."""
+        self.require_hope()
+        self.save()
+        agree(None, self.world)  # when one process ends, torchrun ends the others: not while one writes
+        raise Interrupted(signal, f"at step {self.fit.step}; the state is saved")
 
     def resume(self) -> None:
         """Restore the state in the directory, if there is one."""
@@ -185,14 +197,17 @@ class _Session:
             discard_after(self.out, self.fit.step)
 
     def due(self) -> int:
-        """Return whether a state is to be written now, by the steps or by the clock."""
-        by_clock = self.world.leads and time.monotonic() - self.saved > 60 * self.settings.save_minutes
-        return int(by_clock or self.fit.step % self.settings.save_every == 0)
+        """Return whether a state is to be written, by the steps or by the clock, which begins anew."""
+        by_clock = self.world.leads and time.monotonic() - self.asked > 60 * self.settings.save_minutes
+        due = by_clock or self.fit.step % self.settings.save_every == 0
+        if due:
+            self.asked = time.monotonic()
+        return int(due)
 
     def save(self) -> None:
         """Write the state."""
         self.states.save(self.fit)
-        self.saved = time.monotonic()
+        self.asked = time.monotonic()
 
     def passes(self, count: int) -> bool:
         """Return whether the last step completed one of `count` equal parts of the training."""
@@ -205,13 +220,18 @@ class _Session:
         if self.world.leads:
             write_snapshot(self.out, self.task.header, self.fit.step, averages)
 
-    def try_to(self, write: Callable[[], None]) -> None:
+    def try_to(self, write: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         """Write something; where that fails, as on a full disk, say so and train on."""
         try:
-            write()
+            write(*arguments, **named)
         except ReflowError as error:
-            say(f"{error}. Training goes on without it")
-            self.saved = time.monotonic()
+            what, _, _ = str(error).partition(";")  # the remedy is for those whose training has ended
+            say(f"{what}. Training goes on without it")
+
+    def tell(self, figures: Figures, validation: Mapping[str, float]) -> None:
+        """Write a line of the log."""
+        if self.followers:
+            self.followers.log(self.fit, figures, validation)
 
     def show(self) -> None:
         """Write the preview of the averaged model."""
@@ -224,7 +244,7 @@ class _Session:
     def publish(self) -> None:
         """Write the averaged model: the stage is complete."""
         self.save()
-        self.show()
+        self.try_to(self.show)
         averaged = self.fit.averaged()
         if self.world.leads:
             write_artifact(self.out / MODEL, averaged.state_dict(), self.task.header)
@@ -233,12 +253,7 @@ class _Session:
     def figures(self) -> Figures:
         """Return the means since the last line of the log; raise where steps are skipped in a row."""
         figures = self.fit.tally.read(self.world)
-        if figures.hopeless or (figures.loss is not None and not abs(figures.loss) < float("inf")):
-            raise ReflowError(
-                f"loss or gradient were not finite in {PATIENCE} steps in a row before step "
-                f"{self.fit.step}; {kept(self.out)}. Lower the learning rate (lr) or check the data, "
-                "then start again with --fresh"
-            )
+        self.require_hope(figures.loss)
         if figures.skipped > self.skipped and self.world.leads:
             say(
                 f"before step {self.fit.step} the gradient was not finite, and the step was skipped "
@@ -246,6 +261,16 @@ class _Session:
             )
         self.skipped = figures.skipped
         return figures
+
+    def require_hope(self, loss: float | None = None) -> None:
+        """Raise where steps were skipped in a row: what is in the directory is from before them."""
+        tally = self.fit.tally
+        if tally.hopeless() or (loss is not None and not math.isfinite(loss)):
+            raise ReflowError(
+                f"loss or gradient were not finite in {tally.patience} steps in a row before step "
+                f"{self.fit.step}; {kept(self.out)}. Lower the learning rate (lr) or check the data, "
+                "then start again with --fresh"
+            )
 
     def validation(self) -> dict[str, float]:
         """Return the validation losses, in the first process, if they are due in this line of the log."""

@@ -15,7 +15,7 @@ from reflow.distributed import ALONE
 
 HERE = Path(__file__).parent
 NOT_WEIGHTS = ("skipped", "losses")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def environment() -> dict[str, str]:
@@ -118,16 +118,26 @@ def test_interrupted_shares_and_copies_go_on_bit_for_bit(ranks: list[dict[str, T
 
 
 def test_every_process_holds_the_same(ranks: list[dict[str, Tensor]]) -> None:
-    differing = [key for key in ranks[0] if not torch.equal(ranks[0][key], ranks[1][key])]
+    both = ranks[0].keys() & ranks[1].keys()
+    differing = [key for key in both if not torch.equal(ranks[0][key], ranks[1][key])]
     assert differing == ["average of shares"]  # which only the first one gathers
 
 
+def test_only_the_first_process_gathers_shares(ranks: list[dict[str, Tensor]]) -> None:
+    missing = ranks[0].keys() - ranks[1].keys()
+    assert all(key.startswith("shares") for key in missing)
+    for name in ("shares", "shares in pieces", "shares resumed"):
+        assert len(case(ranks[0], name, but=NOT_WEIGHTS)) > 100
+        assert not case(ranks[1], name, but=NOT_WEIGHTS)
+
+
 def test_a_vote_is_known_to_all_one_step_later(ranks: list[dict[str, Tensor]]) -> None:
-    assert ranks[1]["votes"].tolist() == [[0, 0], [1, 0], [0, 7]]
+    assert ranks[1]["votes"].tolist() == [[0, 0], [2, 0], [0, 7]]
 
 
 def test_processes_share_sums_and_what_the_first_one_has(ranks: list[dict[str, Tensor]]) -> None:
     for rank in ranks:
         assert int(rank["agreed"]) == 5
         assert float(rank["total"]) == 3
+        assert rank["gathered"].tolist() == [0, 1, 1, *(1, 1), *(0, 0)]  # in order, empty ones too
         assert float(rank["shared"]) == 3

@@ -48,8 +48,18 @@ def test_steps_draw_other_numbers() -> None:
         assert torch.equal(one, other) == (kind == 2)  # places are no random numbers
 
 
+def test_what_is_read_from_disk_is_unrelated_to_noise_and_times() -> None:
+    alike = torch.randperm(BATCH, generator=chosen().generator).tolist()
+    assert chosen().shuffled().tolist() != alike
+
+
 def test_the_whole_batch_is_shuffled_into_a_permutation() -> None:
     assert sorted(chosen().shuffled().tolist()) == list(range(BATCH))
+
+
+@pytest.mark.parametrize("rows", [[3, 4, 5], [0, 5, 9]])
+def test_parts_keep_no_more_than_their_rows_in_memory(rows: list[int]) -> None:
+    assert chosen(rows).normal((2, 3)).untyped_storage().nbytes() == 4 * 3 * 6
 
 
 def test_drawing_leaves_the_global_generator_alone() -> None:

@@ -14,8 +14,9 @@ TASK = ("train", TINY, "--set", "train.steps=150", "--set", "train.save_every=10
 PATIENCE = 150  # seconds
 
 
-def begin(out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [*TORCHRUN, *options, "-m", "reflow", *map(str, TASK), "--out", str(out)]
+def begin(out: Path, *options: str, lr: float = 2e-3) -> subprocess.Popen[str]:
+    task = (*map(str, TASK), "--out", str(out), "--set", f"train.lr={lr}")
+    command = [*TORCHRUN, *options, "-m", "reflow", *task]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
 
 
@@ -64,10 +65,19 @@ def test_killed_and_interrupted_workers_end_in_the_model_of_undisturbed_ones(tmp
     said = end(job)
     assert time.monotonic() - asked < 20  # torchrun and a loaded machine; the state itself takes no second
     assert job.returncode, said
-    assert "the state is saved" in said
+    assert said.count("the state is saved. Go on with: torchrun ... -m reflow train") == 1
     assert not (disturbed / "model.safetensors").exists()
 
     job = begin(disturbed)
     said = end(job)
     assert job.returncode == 0, said
     assert artifacts(disturbed) == artifacts(calm)
+
+
+def test_a_refusal_is_told_by_the_process_that_refuses(chain: Path) -> None:
+    job = begin(chain / "base", lr=9.0)
+    said = end(job).splitlines()
+    assert job.returncode
+    assert [line for line in said if "made with other settings" in line and "lr is" in line]
+    others = [line for line in said if line.startswith("reflow (rank 1): ")]
+    assert others in ([], ["reflow (rank 1): lost another process; what it said itself tells why"])

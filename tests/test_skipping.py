@@ -5,10 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_fit import UNIFORM_LOSS, Watched, advance, begin, fit_settings, loss_of, stored
+from fits import UNIFORM_LOSS, Watched, advance, begin, fit_settings, loss_of, stored
 
+from reflow import fit as loop
 from reflow.distributed import ALONE
 from reflow.fit import Fit
+from reflow.tally import PATIENCE
 
 
 def spoilt(*steps: int, by: float = math.nan) -> Callable[[int], float]:
@@ -85,3 +87,17 @@ def test_the_scale_is_part_of_the_state() -> None:
     advance(second, 5)
     assert second.scaler.get_scale() == whole.scaler.get_scale() == 2.0**10
     assert torch.equal(second.tensors()["scaling"], whole.tensors()["scaling"])
+
+
+def test_overflows_of_the_first_scales_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each halves the scale of 2^16; only what overflows at a scale of 1 is not finite by itself."""
+    monkeypatch.setattr(loop, "in_precision", lambda field, *where: field)  # noqa: ARG005
+    training = begin(
+        fit_settings(precision="float16", steps=30, snapshots=0),
+        objective=Watched(UNIFORM_LOSS, spoilt(*range(30))),
+    )
+    advance(training, 16 + PATIENCE - 1)
+    assert training.scaler.get_scale() <= 1
+    assert not training.tally.hopeless()
+    training.advance()
+    assert training.tally.hopeless()

@@ -6,26 +6,14 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Command, artifacts, one_line
+from conftest import TINY, Command, artifacts
+from sessions import steps_saved, steps_taken, train
 
 from reflow.artifacts import read_header
 from reflow.errors import ReflowError
 from reflow.states import States
 
 Usage = namedtuple("Usage", "total used free")
-
-
-def settings(**chosen: object) -> tuple[str, ...]:
-    return tuple(word for key, value in chosen.items() for word in ("--set", f"train.{key}={value}"))
-
-
-def train(reflow: Command, out: Path, *options: str, code: int = 0, **chosen: object) -> str:
-    """Train the tiny base model and return what was said, or the last line of a refusal."""
-    answer = reflow("train", TINY, "--out", out, *settings(**chosen), *options)
-    if code:
-        return one_line(answer, code)
-    assert answer.code == 0, answer.err
-    return answer.err
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
@@ -93,14 +81,7 @@ def test_a_complete_model_keeps_one_state(chain: Path) -> None:
 def test_states_are_written_by_the_clock_too(
     reflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[int] = []
-    save = States.save
-
-    def counting(self: States, fit: object) -> None:
-        steps.append(fit.step)  # type: ignore[attr-defined]
-        save(self, fit)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(States, "save", counting)
+    steps = steps_saved(monkeypatch)
     train(reflow, tmp_path / "base", save_every=1000, save_minutes=1e-9)
     assert steps[:3] == [1, 2, 3]
 
@@ -157,6 +138,19 @@ def test_other_settings_are_refused(reflow: Command, stopped: Path) -> None:
 
 def full(path: object) -> Usage:  # noqa: ARG001
     return Usage(10**9, 10**9 - 2 * 10**6, 2 * 10**6)
+
+
+def test_fresh_discards_what_stands_there_but_not_at_a_restart_by_torchrun(
+    reflow: Command, chain: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = steps_taken(monkeypatch)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(reflow, stopped, "--fresh")
+    assert steps == list(range(21, 31))
+    assert artifacts(stopped) == artifacts(chain / "base")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    train(reflow, stopped, "--fresh")
+    assert steps[10:] == list(range(1, 31))
 
 
 def test_a_state_that_does_not_fit_on_the_disk_is_not_begun(

@@ -71,10 +71,9 @@ def test_training_is_hopeless_after_several_bad_steps_in_a_row_and_not_before() 
         for _ in range(PATIENCE - 1):
             tally.add(losses([1]), NAN)
         tally.add(losses([1]), norm())
-    figures = tally.read(ALONE)
-    assert figures.skipped == 3 * (PATIENCE - 1)
-    assert not figures.hopeless
+    assert tally.read(ALONE).skipped == 3 * (PATIENCE - 1)
+    assert not tally.hopeless()
     for _ in range(PATIENCE):
         tally.add(losses([1]), NAN)
     tally.add(losses([1]), norm())
-    assert tally.read(ALONE).hopeless
+    assert tally.hopeless()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from conftest import TINY, Command
-from test_fit import UNIFORM_LOSS, Memory, advance, begin, fit_settings, network, rng
+from fits import UNIFORM_LOSS, Memory, advance, begin, fit_settings, network, rng
 
 from reflow.couplings import Independent
 from reflow.validation import sides, validate
