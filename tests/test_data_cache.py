@@ -228,7 +228,7 @@ def test_inspect_reads_decoded_data_whole(tmp_path: Path, place: Path, reflow: C
         altered = bytearray(content)
         altered[position] ^= 1
         file.write_bytes(altered)
-        assert "do not match its digest" in one_line(reflow("inspect", file))
+        assert "do not match its digest; delete it" in one_line(reflow("inspect", file))
 
 
 def test_decoded_data_is_an_ordinary_safetensors_file(tmp_path: Path, place: Path) -> None:

@@ -1,5 +1,6 @@
 """Corrupt images are all named and refused, or left out when asked for, and said to be."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,16 @@ def test_what_was_left_out_is_said_at_every_opening(tmp_path: Path) -> None:
             "003.png",
         ]
     assert told(folder(tmp_path / "sound", GREY), skip_corrupt=True) == []
+
+
+def test_names_that_are_no_text_are_told_as_well_as_can_be(tmp_path: Path) -> None:
+    source = folder(tmp_path / "f")
+    bad = os.fsencode(source / "001.png").replace(b"001", b"\xff01")
+    Path(os.fsdecode(bad)).write_bytes(TEXT)
+    refused(source, "is not an image")
+    for _ in range(2):
+        (line,) = told(source, skip_corrupt=True)
+        assert "1 of 5 images left out as corrupt" in line
 
 
 def test_too_few_sound_images_are_refused(tmp_path: Path) -> None:
