@@ -24,9 +24,10 @@ from fits import (
 from torch import Tensor, nn
 
 from reflow.couplings import Independent
-from reflow.distributed import ALONE
+from reflow.distributed import ALONE, World
 from reflow.draws import Draws
-from reflow.fit import SCHEDULES, Fit
+from reflow.errors import ReflowError
+from reflow.fit import SCHEDULES, Fit, divide
 from reflow.flow import (
     Losses,
     Pair,
@@ -96,6 +97,16 @@ def test_the_learning_rate_is_the_one_of_the_optimiser() -> None:
     moved = (bias.detach() - before).abs()
     # Adam divides by |g| + 1e-8, and gradients here are above 1e-3.
     assert moved.tolist() == pytest.approx([1e-3 / 4] * 2, rel=1e-4)
+
+
+def test_a_batch_that_cannot_be_divided_evenly_is_refused() -> None:
+    with pytest.raises(ReflowError, match="batch = 16 cannot be divided among 3 processes"):
+        divide(fit_settings(batch=16), World(0, 3, 0))
+    for size in (3, 6, 16):
+        with pytest.raises(ReflowError, match=f"micro_batch = {size} does not divide the 8 examples"):
+            divide(fit_settings(batch=16, micro_batch=size), World(0, 2, 0))
+    assert divide(fit_settings(batch=16, micro_batch=2), World(1, 2, 1)) == (2, 4)
+    assert divide(fit_settings(batch=16), World(1, 2, 1)) == (8, 1)
 
 
 def gradient_norm(fit: Fit) -> float:

@@ -143,7 +143,7 @@ def test_a_skipped_step_is_said_once(
         answer = reflow("train", TINY, "--out", out, "--set", "train.log_every=3")
     assert answer.err.count("the step was skipped (1 of 6 steps so far)") == 1
     said = train(reflow, out, log_every=3)
-    assert "skipped" not in said
+    assert "not finite" not in said
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in lines] == [0] + [1] * 9
 
@@ -178,3 +178,21 @@ def test_the_state_from_before_a_failure_is_kept(
     assert state.facts["step"] == 10
     train(reflow, tmp_path / "base")  # it was a passing trouble
     assert artifacts(tmp_path / "base") == artifacts(chain / "base")
+
+
+def test_weights_that_are_not_finite_overwrite_no_state(
+    reflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Fit.advance
+
+    def growing(self: Fit) -> None:
+        advance(self)
+        if self.step == 19:
+            next(iter(self.weights.values())).detach().fill_(math.inf)
+
+    monkeypatch.setattr(Fit, "advance", growing)
+    answer = reflow("train", TINY, "--out", tmp_path / "base")
+    assert answer.code == 1
+    assert "is not finite after step 20" in answer.err
+    state = read_header(tmp_path / "base" / "state.safetensors", "state")
+    assert state.facts["step"] == 10
