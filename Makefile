@@ -1,6 +1,6 @@
 # The pipeline as file targets: an interrupted `make all` goes on where it stopped.
 #   RECIPE=digits|gaussians|path.toml   RUN=runs/NAME   DATA=own images   SET="section.key=value ..."
-#   ROUNDS=1 (reflow rounds)   DEVICE=auto|cpu|cuda   SAMPLES=2000 (of make bench)
+#   ROUNDS=1 (reflow rounds)   NPROC=1 (processes)   DEVICE=auto|cpu|cuda   SAMPLES=2000 (of make bench)
 RECIPE ?= digits
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 ROUNDS ?= 1
@@ -14,7 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 REFLOW := $(VENV)/bin/reflow
 READY := $(VENV)/ready
-COUPLE := $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --nproc-per-node $(NPROC) -m reflow,$(REFLOW)) couple
+MANY := $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --nproc-per-node $(NPROC) -m reflow,$(REFLOW))
 BENCH := .venv-bench
 OPTIONS := --device $(DEVICE) $(foreach setting,$(SET),--set '$(setting)')
 SOURCE := $(if $(DATA),--data '$(DATA)')
@@ -67,22 +67,22 @@ $(BENCH)/ready: pyproject.toml constraints.txt benchmarks/constraints.txt
 	@touch $@
 
 $(RUN)/base/model.safetensors: | $(READY)
-	$(REFLOW) train $(RECIPE) $(SOURCE) --out $(@D) $(OPTIONS)
+	$(MANY) train $(RECIPE) $(SOURCE) --out $(@D) $(OPTIONS)
 
 define round
 $(RUN)/pairs$(call nth,$(1))/pairs.json: $(call teacher,$(1))/model.safetensors | $(READY)
-	$(COUPLE) $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
+	$(MANY) couple $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
 
 $(RUN)/reflow$(call nth,$(1))/model.safetensors: $(RUN)/pairs$(call nth,$(1))/pairs.json
-	$(REFLOW) train --pairs $$(<D) --init $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
+	$(MANY) train --pairs $$(<D) --init $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
 endef
 $(foreach n,$(numbers),$(eval $(call round,$(n))))
 
 $(RUN)/distill/model.safetensors: $(RUN)/reflow$(call nth,$(last))/model.safetensors
-	$(REFLOW) distill $(<D) --pairs $(RUN)/pairs$(call nth,$(last)) --out $(@D) $(OPTIONS)
+	$(MANY) distill $(<D) --pairs $(RUN)/pairs$(call nth,$(last)) --out $(@D) $(OPTIONS)
 
 $(RUN)/evaluation.json: $(models:=/model.safetensors)
-	$(REFLOW) evaluate $(models) $(SOURCE) --out $@ $(OPTIONS)
+	$(MANY) evaluate $(models) $(SOURCE) --out $@ $(OPTIONS)
 
 $(RUN)/report.html: $(RUN)/evaluation.json
 	$(REFLOW) report $(RUN) --out $@ --device $(DEVICE)

@@ -1,8 +1,11 @@
 """Write docs/recipes.md: every setting of a recipe with its meaning and built-in values."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from reflow.config import built_in_recipes, read_recipe, settings_table
+from reflow.settings import ModelSettings, Recipe
 
 HEAD = """# Recipes
 
@@ -14,17 +17,56 @@ value is TOML or a bare word, and `none` takes a setting back to its default. Un
 """
 
 
+NETWORKS = """
+## Networks
+
+What stands under `[model]` depends on `model.kind`.
+"""
+
+
 def page() -> str:
-    """Return the page; a dash stands where a recipe has no such setting."""
+    """Return the page."""
     names = built_in_recipes()
-    tables = {name: settings_table(read_recipe(name)) for name in names}
-    meanings = {key: meaning for table in tables.values() for key, _, meaning in table}
+    recipes = {name: read_recipe(name) for name in names}
+    tables = {name: settings_table(recipe) for name, recipe in recipes.items()}
     values = {name: {key: value for key, value, _ in table} for name, table in tables.items()}
-    lines = ["| setting | " + " | ".join(names) + " | meaning |", "|---|" + "---|" * (len(names) + 1)]
-    for key in meanings:
-        shown = " | ".join(str(values[name].get(key, "-")) for name in names)
-        lines.append(f"| `{key}` | {shown} | {meanings[key]} |")
-    return HEAD.format(names=" and ".join(f"`{name}`" for name in names)) + "\n".join(lines) + "\n"
+    meanings = {key: meaning for table in tables.values() for key, _, meaning in table}
+    rows = [
+        (key, *(values[name][key] for name in names), meaning)
+        for key, meaning in meanings.items()
+        if not key.startswith("model.")
+    ]
+    head = HEAD.format(names=" and ".join(f"`{name}`" for name in names))
+    return head + table(("setting", *names, "meaning"), rows) + NETWORKS + networks(recipes)
+
+
+def networks(recipes: dict[str, Recipe]) -> str:
+    """Return one table per kind of network: defaults, and values in the recipes that have it."""
+    parts = []
+    for settings in get_args(ModelSettings):
+        fields = dict(settings.model_fields)
+        (kind,) = get_args(fields.pop("kind").annotation)
+        own = {name: recipe.model for name, recipe in recipes.items() if recipe.model.kind == kind}
+        rows = [
+            (
+                f"model.{key}",
+                field.default,
+                *(getattr(model, key) for model in own.values()),
+                field.description,
+            )
+            for key, field in fields.items()
+        ]
+        parts.append(
+            f'\n### `model.kind = "{kind}"`\n\n' + table(("setting", "default", *own, "meaning"), rows)
+        )
+    return "".join(parts)
+
+
+def table(head: Sequence[str], rows: Iterable[tuple[object, ...]]) -> str:
+    """Return a table whose first column holds names of settings."""
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines += [f"| `{key}` | {' | '.join(map(str, rest))} |" for key, *rest in rows]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

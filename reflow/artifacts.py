@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 FORMAT = 1
 ENTRY = "reflow"  # the one metadata entry
 MODEL, STATE, LOG, PREVIEW = "model.safetensors", "state.safetensors", "log.jsonl", "samples.png"
+PREVIOUS = "state-previous.safetensors"
+AVERAGES, TRACKING = "averages-*.safetensors", "tracking"
 PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
-Kind = Literal["model", "state", "pairs"]
+Kind = Literal["model", "state", "averages", "pairs", "data"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def leftovers(directory: Path) -> list[Path]:
     """Return the unfinished files that killed stages left in a directory."""
-    names = (MODEL, STATE, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
+    names = (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
     return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]
 
 
@@ -101,12 +103,17 @@ def write_atomically(path: Path, content: bytes, *, once: bool = False) -> bool:
         except OSError:
             beside.unlink(missing_ok=True)
             raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        keep_names(path.parent)
     return put
+
+
+def keep_names(directory: Path) -> None:
+    """Flush to the disk which files a directory has."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _put_once(beside: Path, path: Path) -> bool:
@@ -205,6 +212,21 @@ def tensor_layout(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     return 8 + size, layout
 
 
+def preamble(header: Header, tensors: Mapping[str, tuple[str, tuple[int, ...], int]], begin: int) -> bytes:
+    """Return the first `begin` bytes of a file in which tensors follow, each given as dtype, shape, bytes.
+
+    The JSON is padded with blanks, as the format allows, so that it can be written after the tensors.
+    """
+    layout: dict[str, Any] = {"__metadata__": {ENTRY: header.to_json()}}
+    end = 0
+    for name, (dtype, shape, size) in tensors.items():
+        layout[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = canonical(layout).encode()
+    assert len(text) <= begin - 8 <= LARGEST_HEADER, "there is room for it"
+    return struct.pack("<Q", begin - 8) + text.ljust(begin - 8)
+
+
 def payload_digest(tensors: Mapping[str, "Tensor"]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of the tensors, sorted by name."""
     import torch
@@ -256,4 +278,4 @@ def _require_kind(path: Path, header: Header, kind: Kind) -> None:
 
 
 def _article(kind: str) -> str:
-    return kind if kind == "pairs" else f"a {kind}"
+    return kind if kind in ("averages", "pairs", "data") else f"a {kind}"

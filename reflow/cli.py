@@ -35,6 +35,16 @@ Weights = Annotated[
         help="Shares of several --pairs, in their order; default: by number of pairs.",
     ),
 ]
+Compiled = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the network first; default: on NVIDIA GPUs only."),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Show the run in tensorboard, wandb, trackio or mlflow; may be repeated."
+    ),
+]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")
 ]
@@ -83,6 +93,8 @@ def train(
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
+    compiled: Compiled = None,
+    track: Track = None,
     fresh: Fresh = False,
 ) -> None:
     """Train the base model of a recipe on data, or (with --pairs and --init) reflow a model."""
@@ -97,14 +109,24 @@ def train(
     if pairs and init is not None:
         if recipe is not None or data is not None:
             raise UsageError("with --pairs the recipe comes from --init; leave out RECIPE and --data")
-        stage.run_reflow(init, pairs, shares, overrides, out=out, device=device, fresh=fresh)
+        stage.run_reflow(
+            init,
+            pairs,
+            shares,
+            overrides,
+            out=out,
+            device=device,
+            compiled=compiled,
+            trackers=track or [],
+            fresh=fresh,
+        )
         return
     if recipe is None:
         raise UsageError("give a RECIPE: digits, gaussians or the path of a .toml file")
     chosen = read_recipe(recipe, overrides)
     if data is not None:
         chosen = with_source(chosen, data)
-    stage.run(chosen, out=out, device=device, fresh=fresh)
+    stage.run(chosen, out=out, device=device, compiled=compiled, trackers=track or [], fresh=fresh)
 
 
 @app.command()
@@ -180,6 +202,27 @@ def couple(
 
 
 @app.command()
+def average(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Directory of a training with snapshots of averages.")
+    ],
+    out: Out,
+    width: Annotated[
+        float,
+        typer.Option(help="Standard deviation of the average's profile as a share of the training."),
+    ],
+    step: Annotated[
+        int | None, typer.Option(help="After how many steps; default: those of the last snapshot.", min=1)
+    ] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Rebuild a model whose weights are averaged over another width, after training."""
+    from reflow.stages import average as stage
+
+    stage.run(folder, width=width, step=step, out=out, fresh=fresh)
+
+
+@app.command()
 def distill(
     model: ModelPath,
     pairs: Annotated[
@@ -192,6 +235,8 @@ def distill(
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
+    compiled: Compiled = None,
+    track: Track = None,
     fresh: Fresh = False,
 ) -> None:
     """Fit a generator that needs one network evaluation per image (or --steps of them)."""
@@ -199,7 +244,17 @@ def distill(
 
     overrides = changes_of(settings, seed, {"distill.student_steps": steps})
     shares = weights_of(weights, pairs)
-    stage.run(model, pairs, shares, overrides, out=out, device=device, fresh=fresh)
+    stage.run(
+        model,
+        pairs,
+        shares,
+        overrides,
+        out=out,
+        device=device,
+        compiled=compiled,
+        trackers=track or [],
+        fresh=fresh,
+    )
 
 
 @app.command()

@@ -6,7 +6,7 @@ Unknown keys are refused with the nearest known one. This module does not import
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +14,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from reflow.errors import ReflowError
-from reflow.settings import GuidanceSettings, Recipe, Settings, SolverSettings
+from reflow.sections import Settings
+from reflow.settings import MODEL_KINDS, GuidanceSettings, Recipe, SolverSettings
 
 
 def built_in_recipes() -> list[str]:
@@ -91,6 +92,14 @@ def guidance_settings(scale: float | None) -> GuidanceSettings:
         raise ReflowError(f"--guidance: {_explain(error)}") from error
 
 
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested dict by dotted name."""
+    named: dict[str, Any] = {}
+    for key, value in content.items():
+        named |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return named
+
+
 def settings_table(recipe: Recipe) -> list[tuple[str, Any, str]]:
     """Return (dotted key, value, meaning) of every setting of a recipe."""
     rows: list[tuple[str, Any, str]] = []
@@ -128,7 +137,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> str:
     """Return the first problem in one line, with the nearest key for an unknown one."""
     problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in ("mlp", "unet")]
+    location = [part for part in problem["loc"] if part not in MODEL_KINDS]
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place, _known_keys(problem["loc"]), n=1, cutoff=0)

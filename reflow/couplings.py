@@ -1,8 +1,8 @@
 """Couplings: the joint law of (x0, x1) that training draws from.
 
-A coupling is an endless stream of examples. `draw(first, n, rng)` returns examples number first to
-first + n - 1; data are visited in a fresh permutation every epoch, a function of the seed and the
-example number alone, so that resuming needs no position beyond the step. Shapes: x0, x1 (n, *event).
+A coupling is an endless stream of numbered examples; data are visited in a fresh permutation every
+epoch, a function of the seed and the example number alone, so that resuming needs no position beyond
+the step, and any process may draw any part of a batch. Shapes: x0, x1 (n, *event).
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,23 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Tensor
 
+from reflow.devices import moved
+from reflow.draws import Draws
 from reflow.flow import Pair
 from reflow.noise import draw_seed
 from reflow.permutations import Permutation
+from reflow.pixels import as_seen
+
+Numbers = NDArray[np.int64]
 
 
 class Coupling(Protocol):
     """What training draws its examples from."""
 
-    def draw(self, first: int, n: int, rng: Generator) -> Pair:
-        """Return examples first to first + n - 1, on the generator's device."""
+    def draw(self, examples: Numbers, draws: Draws) -> Pair:
+        """Return the examples of these numbers (n,), one for each row of the draws, on their device."""
         ...
 
 
@@ -35,15 +40,15 @@ class Rows(Protocol):
 class Samples(Rows, Protocol):
     """A data set."""
 
-    def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
-        """Return x1 and labels at these rows."""
+    def raw(self, rows: Numbers) -> tuple[Tensor, Tensor | None]:
+        """Return values as they are stored, bytes of images among them, and labels at these rows."""
         ...
 
 
 class StoredPairs(Rows, Protocol):
     """Pairs on disk."""
 
-    def take(self, rows: NDArray[np.int64]) -> Pair:
+    def take(self, rows: Numbers) -> Pair:
         """Return the pairs at these rows."""
         ...
 
@@ -57,14 +62,13 @@ class Order:
         self._epoch = -1
         self._permutation: Permutation
 
-    def __call__(self, first: int, n: int) -> NDArray[np.int64]:
-        """Return the rows (n,) of examples first to first + n - 1."""
-        examples = np.arange(first, first + n)
-        epochs = examples // self.rows
-        visited = np.empty(n, np.int64)
-        for epoch in range(first // self.rows, (first + n - 1) // self.rows + 1):
+    def __call__(self, examples: Numbers) -> Numbers:
+        """Return the rows (n,) of the examples (n,)."""
+        epochs, places = np.divmod(examples, self.rows)
+        visited = np.empty_like(examples)
+        for epoch in np.unique(epochs).tolist():
             inside = epochs == epoch
-            visited[inside] = self._permutation_of(epoch)(examples[inside] % self.rows)
+            visited[inside] = self._permutation_of(epoch)(places[inside])
         return visited
 
     def _permutation_of(self, epoch: int) -> Permutation:
@@ -81,15 +85,15 @@ class Independent:
         self.data, self.flip = data, flip
         self.order = Order(len(data), seed)
 
-    def draw(self, first: int, n: int, rng: Generator) -> Pair:
-        """Return n examples, images mirrored with probability one half where asked for."""
-        x1, label = self.data.take(self.order(first, n))
-        x1 = x1.to(rng.device)
+    def draw(self, examples: Numbers, draws: Draws) -> Pair:
+        """Return data with noise, images mirrored with probability one half where asked for."""
+        values, label = self.data.raw(self.order(examples))
+        x1 = as_seen(moved(values, draws.device))  # bytes are a quarter of the way
         if self.flip:
-            mirrored = torch.rand(n, generator=rng, device=rng.device) < 0.5
+            mirrored = draws.uniform() < 0.5
             x1 = torch.where(mirrored.reshape(-1, 1, 1, 1), x1.flip(-1), x1)
-        x0 = torch.randn(x1.shape, generator=rng, device=rng.device)
-        return Pair(x0, x1, None if label is None else label.to(rng.device))
+        x0 = draws.normal(x1.shape[1:])
+        return Pair(x0, x1, None if label is None else moved(label, draws.device))
 
 
 class Stored:
@@ -99,11 +103,26 @@ class Stored:
         self.pairs = pairs
         self.order = Order(len(pairs), seed)
 
-    def draw(self, first: int, n: int, rng: Generator) -> Pair:
-        """Return n stored pairs."""
-        x0, x1, label = self.pairs.take(self.order(first, n))
-        device = rng.device
-        return Pair(x0.to(device), x1.to(device), None if label is None else label.to(device))
+    def draw(self, examples: Numbers, draws: Draws) -> Pair:
+        """Return stored pairs."""
+        pair = self.pairs.take(self.order(examples))
+        return Pair(*(None if end is None else moved(end, draws.device) for end in pair))  # type: ignore[arg-type]
+
+
+class Drawn:
+    """Pairs first to last - 1 of a store in a random order, which the seed decides."""
+
+    def __init__(self, pairs: StoredPairs, seed: int, first: int, last: int) -> None:
+        self.pairs, self.first, self.last = pairs, first, last
+        rng = np.random.Generator(np.random.Philox(draw_seed(seed, "split")))
+        self.permutation = Permutation(len(pairs), rng)
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def take(self, rows: Numbers) -> Pair:
+        """Return the pairs at these rows of the part."""
+        return self.pairs.take(self.permutation(self.first + rows))
 
 
 class Mixture:
@@ -117,18 +136,20 @@ class Mixture:
     def __init__(self, couplings: Sequence[Coupling], shares: Sequence[int]) -> None:
         self.couplings, self.shares = couplings, shares
 
-    def draw(self, first: int, n: int, rng: Generator) -> Pair:
-        """Return n examples in random order: times of training are stratified over the places in it."""
-        before, after = self.given(first), self.given(first + n)
-        parts = [
-            coupling.draw(begin, end - begin, rng)
-            for coupling, begin, end in zip(self.couplings, before, after, strict=True)
-        ]
-        places = torch.randperm(n, generator=rng, device=rng.device)
-        x0 = torch.cat([part.x0 for part in parts])[places]
-        x1 = torch.cat([part.x1 for part in parts])[places]
+    def draw(self, examples: Numbers, draws: Draws) -> Pair:
+        """Return examples in random order: times of training are stratified over the places in it."""
+        first = int(examples[0] - draws.rows[0])  # of the batch, whose examples are numbered on
+        begins, ends = self.given(first), self.given(first + draws.batch)
+        limits = np.cumsum([end - begin for begin, end in zip(begins, ends, strict=True)])
+        places = draws.shuffled()  # in the batch as it would be in the order of the couplings
+        source = np.searchsorted(limits, places, side="right")
+        numbers = places + np.subtract(ends, limits)[source]  # of each example in its own coupling
+        used = np.unique(source).tolist()
+        parts = [self.couplings[k].draw(numbers[source == k], draws.at(source == k)) for k in used]
+        back = moved(torch.from_numpy(np.argsort(np.argsort(source, kind="stable"))), draws.device)
+        x0, x1 = (torch.cat([part[end] for part in parts])[back] for end in (0, 1))
         labels = [part.label for part in parts if part.label is not None]
-        return Pair(x0, x1, torch.cat(labels)[places] if labels else None)
+        return Pair(x0, x1, torch.cat(labels)[back] if labels else None)
 
     def given(self, examples: int) -> list[int]:
         """Return how many of the first `examples` examples come from each coupling."""

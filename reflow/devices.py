@@ -37,9 +37,14 @@ def choose_device(name: str, rank: int = 0) -> torch.device:
 def in_precision(field: VelocityField, precision: str, device: torch.device) -> VelocityField:
     """Return the field with its network computed in this precision (autocast) and float32 outside.
 
-    Raises ReflowError for a precision that the device only emulates, many times slower.
+    Raises ReflowError for a precision that the device lacks or only emulates, many times slower.
     """
     if precision == "float32":
+        return field
+    if precision == "tf32":
+        if device.type != "cuda":
+            raise ReflowError("precision tf32 is for NVIDIA GPUs; here use float32")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
         return field
     dtype = getattr(torch, precision)
     if device.type == "cpu" and dtype == torch.float16:
@@ -59,3 +64,10 @@ def in_precision(field: VelocityField, precision: str, device: torch.device) -> 
             return field(x, t, label).float()
 
     return velocity
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on the device, without waiting for the copy where that is possible."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

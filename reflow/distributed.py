@@ -1,12 +1,26 @@
-"""What torchrun tells a process: its rank, and how many there are.
+"""Processes that work together under torchrun: who they are, and how they speak to one another.
 
-Coupling needs no more: its processes share nothing but a directory, so none waits for another.
+Coupling needs to know no more than its rank: its processes share nothing but a directory, so none waits
+for another. Training and evaluation join a group: gloo among CPUs, nccl among GPUs.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from reflow.errors import UsageError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=30)  # others may wait while rank 0 writes a state or a preview
 
 
 @dataclass(frozen=True)
@@ -17,11 +31,110 @@ class World:
     size: int
     local_rank: int
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+
+ALONE = World(0, 1, 0)
+
 
 def world() -> World:
     """Return what the environment of this process says; alone without torchrun."""
     rank, size, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return World(int(rank or 0), int(size or 1), int(local or 0))
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """Join the group of processes that torchrun started, until the block ends; alone, do nothing.
+
+    A restarted group meets under a new prefix: the store outlives killed workers and would hand out
+    their addresses.
+    """
+    here = world()
+    if here.size == 1:
+        yield here
+        return
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and here.leads
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=hosts, wait_for_workers=False, timeout=PATIENCE)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore(f"try{attempt}", store),
+        rank=here.rank,
+        world_size=here.size,
+        timeout=PATIENCE,
+    )
+    try:
+        yield here
+    finally:
+        dist.destroy_process_group()
+
+
+def agree(value: T, world: World) -> T:
+    """Return the value that rank 0 has, on every process."""
+    if world.size == 1:
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box)
+    return box[0]  # type: ignore[no-any-return]
+
+
+def total(tensor: Tensor, world: World) -> Tensor:
+    """Return the sum of a tensor over all processes."""
+    if world.size > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def shared(tensors: Mapping[str, Tensor], world: World) -> Mapping[str, Tensor]:
+    """Return the tensors that rank 0 has, by name and on the CPU, in every process."""
+    if world.size == 1:
+        return tensors
+    shapes = agree({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, world)
+    copies = {}
+    for name, (shape, dtype) in shapes.items():
+        copies[name] = tensors[name].cpu().contiguous() if world.leads else torch.empty(shape, dtype=dtype)
+        dist.broadcast(copies[name], src=0)
+    return copies
+
+
+class Vote:
+    """What any process asked for, known to all at the same step although none waits for another.
+
+    A vote is counted while the next step runs: among several processes the answer is that of the step
+    before. Alone it is what was asked.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.pending: tuple[dist.Work, Tensor] | None = None
+
+    def cast(self, *wishes: int) -> list[int]:
+        """Ask for something (each wish 0 or more) and return the largest wishes of the last vote."""
+        if self.world.size == 1:
+            return list(wishes)
+        before = self.counted()
+        ballot = torch.tensor(wishes)
+        work = dist.all_reduce(ballot, dist.ReduceOp.MAX, async_op=True)
+        assert work is not None
+        self.pending = work, ballot
+        return before or [0] * len(wishes)
+
+    def counted(self) -> list[int] | None:
+        """Return the result of the vote that is under way, if there is one."""
+        if self.pending is None:
+            return None
+        work, ballot = self.pending
+        work.wait()
+        self.pending = None
+        return [int(wish) for wish in ballot]
 
 
 @dataclass(frozen=True)

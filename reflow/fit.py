@@ -1,21 +1,35 @@
-"""The only training loop: one optimiser step of any objective on any coupling.
+"""The only training loop: one optimiser step of any objective on any coupling, on any number of processes.
 
-Everything random in step k is drawn from generators seeded by (seed, stream, k), so a state needs no
-generators: weights, averages, moments and the step number continue a run bit for bit.
+Everything random in step k is drawn from generators seeded by (seed, stream, k) for the whole batch, so
+N processes with a share of it each take the step that one process would, to rounding (dropout masks
+excepted), and a state needs no generators: weights, averages, moments and the step number continue a run
+bit for bit. A step never waits for the device. One whose gradient is not finite is skipped there.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reflow import ema
+from reflow.ahead import Ahead
+from reflow.averages import WIDTHS, gamma_of, update_power
 from reflow.couplings import Coupling
-from reflow.flow import Objective
-from reflow.noise import draw_seed, generator
+from reflow.devices import in_precision
+from reflow.distributed import ALONE, World
+from reflow.draws import Draws, draws
+from reflow.errors import ReflowError
+from reflow.flow import Losses, Objective, Pair
+from reflow.models.checkpointing import checkpoint_activations
+from reflow.models.preconditioning import Preconditioned
+from reflow.noise import draw_seed
+from reflow.parallel import Layout, Replicated, Sharded
 from reflow.settings import FitSettings
+from reflow.tally import Tally
 
 Schedule = Callable[[float], float]
 
@@ -29,14 +43,13 @@ SCHEDULES: dict[str, Schedule] = {  # share of the steps done -> share of the le
 class Fit:
     """A network under training with its optimiser, its average and the number of steps done.
 
-    `losses` and `norms` add up loss and gradient norm since `reset` on the device, so that a step
-    never waits for it; `rate` is the learning rate of the last step.
+    `tally` sums up what a log tells; `rate` is the learning rate of the last step.
     """
 
     def __init__(
         self,
-        net: nn.Module,
-        average: nn.Module,
+        net: Preconditioned,
+        average: Preconditioned,
         coupling: Coupling,
         objective: Objective,
         settings: FitSettings,
@@ -44,40 +57,50 @@ class Fit:
         seed: int,
         stream: str,
         device: torch.device,
+        world: World = ALONE,
     ) -> None:
-        self.net, self.average = net.to(device), average.to(device)
         self.coupling, self.objective, self.settings = coupling, objective, settings
-        self.seed, self.stream, self.device = seed, stream, device
+        self.seed, self.stream, self.device, self.world = seed, stream, device, world
+        self.size, self.pieces = divide(settings, world)
+        self.net = net.to(device)
+        self.average = average if settings.sharded and not world.leads else average.to(device)
+        if settings.recompute:
+            checkpoint_activations(self.net)
+        self.layout: Layout = (Sharded if settings.sharded else Replicated)(self.net, device, world)
+        self.field = in_precision(self.layout.field, settings.precision, device)
         self.weights = dict(self.net.named_parameters())
-        self.averages = dict(self.average.named_parameters())
+        self.averages = self._averages()
+        self.powers = self._powers()
         self.optimiser = torch.optim.Adam(
             self.weights.values(), lr=settings.lr, betas=(0.9, settings.beta2), fused=True
         )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+        self.batches = Ahead(self._draw)
+        self.tally = Tally(device)
         self.step, self.rate = 0, 0.0
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin new sums of loss and gradient norm."""
-        self.losses = torch.zeros((), device=self.device)
-        self.norms = torch.zeros((), device=self.device)
 
     def advance(self) -> None:
         """Take one optimiser step."""
-        rng = generator(self.device, self.seed, self.stream, self.step)
-        torch.manual_seed(draw_seed(self.seed, f"{self.stream} dropout", self.step))
-        pair = self.coupling.draw(self.step * self.settings.batch, self.settings.batch, rng)
-        loss = self.objective(self.net, pair, rng).mean()
         self.optimiser.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)
+        parts = [self._backward(piece) for piece in range(self.pieces)]
+        self.scaler.unscale_(self.optimiser)
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        norm = self.layout.whole(nn.utils.get_total_norm(gradients))
         self.rate = self.learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
+        # The fused optimiser clips and skips as it goes: it divides gradients by the one, and leaves all
+        # as it is where the other is 1.
+        self.optimiser.grad_scale = (norm / self.settings.clip).clamp(min=1.0).float()  # type: ignore[attr-defined]
+        self.optimiser.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimiser.step()
+        self.scaler.update()
         self.step += 1
-        ema.update(self.averages.values(), self.weights.values(), self.step, self.settings.ema_halflife)
-        self.losses += loss.detach()
-        self.norms += norm
+        weights, averages = (self.layout.held(side.values()) for side in (self.weights, self.averages))
+        ema.update(averages, weights, self.step, self.settings.ema_halflife)
+        for width, power in self.powers.items():
+            update_power(self.layout.held(power.values()), weights, self.step, gamma_of(width))
+        self.tally.add(_joined(parts), norm)
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next step."""
@@ -93,19 +116,117 @@ class Fit:
         }
         raw = {f"raw.{name}": weight for name, weight in self.weights.items()}
         average = {f"ema.{name}": weight for name, weight in self.averages.items()}
-        return moments | raw | average
+        powers = {
+            f"power-{width:g}.{name}": weight
+            for width, power in self.powers.items()
+            for name, weight in power.items()
+        }
+        held = moments | raw | average | powers
+        whole = {name: self.layout.whole(tensor.detach()) for name, tensor in held.items()}
+        return whole | {"skipped": self.tally.skipped} | self._scaling()
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Continue after `step` steps from the tensors of that moment."""
+        self.tally.skipped = tensors["skipped"].to(self.device)
+        taken = float(step - int(self.tally.skipped[0]))
         for name, weight in self.weights.items():
-            weight.copy_(tensors[f"raw.{name}"])
-            self.averages[name].copy_(tensors[f"ema.{name}"])
-            self.optimiser.state[weight] = {
-                "step": torch.tensor(float(step), device=self.device),
-            } | {  # in the memory format of the weight, as the optimiser would have made them
-                moment: torch.empty_like(weight).copy_(tensors[f"{moment}.{name}"])
-                for moment in ("exp_avg", "exp_avg_sq")
-            }
+            self.layout.put(weight, tensors[f"raw.{name}"])
+            self.layout.put(self.averages[name], tensors[f"ema.{name}"])
+            for width, power in self.powers.items():
+                self.layout.put(power[name], tensors[f"power-{width:g}.{name}"])
+            self.optimiser.state[weight] = {"step": torch.tensor(taken, device=self.device)}
+            for moment in ("exp_avg", "exp_avg_sq"):  # in the weight's memory format, as the optimiser's
+                self.optimiser.state[weight][moment] = torch.zeros_like(weight)
+                self.layout.put(self.optimiser.state[weight][moment], tensors[f"{moment}.{name}"])
+        if self.scaler.is_enabled():
+            scale, growth = tensors["scaling"].tolist()
+            self.scaler.load_state_dict(
+                self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)}
+            )
         self.step = step
-        self.reset()
+        self.tally.reset()
+
+    @torch.no_grad()
+    def averaged(self) -> Preconditioned:
+        """Return the network with the averaged weights, right on rank 0; every process must ask."""
+        if self.settings.sharded:
+            for name, weight in self.average.named_parameters():
+                whole = self.layout.whole(self.averages[name])
+                if self.world.leads:
+                    weight.copy_(whole)
+        return self.average
+
+    def snapshot(self) -> dict[float, dict[str, Tensor]]:
+        """Return the power-function averages by width and parameter; every process must ask."""
+        return {
+            width: {name: self.layout.whole(weight) for name, weight in power.items()}
+            for width, power in self.powers.items()
+        }
+
+    def _powers(self) -> dict[float, dict[str, Tensor]]:
+        """Return room for the power-function averages by width, if they are to be tracked."""
+        widths = WIDTHS if self.settings.snapshots else ()
+        return {
+            width: {name: weight.detach().clone() for name, weight in self.weights.items()}
+            for width in widths
+        }
+
+    def _averages(self) -> dict[str, Tensor]:
+        """Return the averages by name: those of the averaged network, or shares of them."""
+        if not self.settings.sharded:
+            return dict(self.average.named_parameters())
+        return {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    def _scaling(self) -> dict[str, Tensor]:
+        """Return the state of the loss scaling, where there is one."""
+        if not self.scaler.is_enabled():
+            return {}
+        state = self.scaler.state_dict()
+        return {"scaling": torch.tensor([state["scale"], state["_growth_tracker"]], dtype=torch.float64)}
+
+    def _draw(self, number: int) -> tuple[Pair, Draws]:
+        """Return micro-batch `number` of this process, counted over all steps."""
+        step, piece = divmod(number, self.pieces)
+        batch, first = self.settings.batch, (self.world.rank * self.pieces + piece) * self.size
+        rows = np.arange(first, first + self.size)
+        chosen = draws(self.device, batch, rows, seed=self.seed, stream=self.stream, step=step)
+        return self.coupling.draw(step * batch + rows, chosen), chosen
+
+    def _backward(self, piece: int) -> Losses:
+        """Add the gradient of one micro-batch and return its losses."""
+        share = self.world.rank * self.pieces + piece
+        position = (self.step, share) if share else (self.step,)
+        torch.manual_seed(draw_seed(self.seed, f"{self.stream} dropout", *position))
+        pair, chosen = self.batches(self.step * self.pieces + piece)
+        last = piece == self.pieces - 1
+        with contextlib.nullcontext() if last else self.layout.unsynced():
+            losses = self.objective(self.field, pair, chosen)
+            self.scaler.scale(losses.each.mean() / self.pieces).backward()
+        return losses
+
+
+def divide(settings: FitSettings, world: World) -> tuple[int, int]:
+    """Return the size of a micro-batch and how many of them each process takes a step.
+
+    Raises ReflowError when the batch cannot be divided evenly.
+    """
+    own, rest = divmod(settings.batch, world.size)
+    if rest:
+        raise ReflowError(
+            f"batch = {settings.batch} cannot be divided among {world.size} processes; "
+            f"set it to a multiple of {world.size}"
+        )
+    size = settings.micro_batch or own
+    if own % size:
+        raise ReflowError(
+            f"micro_batch = {size} does not divide the {own} examples that a process takes a step; "
+            "set it to a divisor"
+        )
+    return size, own // size
+
+
+def _joined(parts: list[Losses]) -> Losses:
+    """Return the losses of micro-batches as one batch's."""
+    times = [part.t for part in parts if part.t is not None]
+    return Losses(torch.cat([part.each.detach() for part in parts]), torch.cat(times) if times else None)

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
+
+from reflow.draws import Draws
 
 
 class VelocityField(Protocol):
@@ -31,14 +33,32 @@ class Pair(NamedTuple):
     label: Tensor | None = None
 
 
-TimeSampler = Callable[[int, Generator], Tensor]
+class Losses(NamedTuple):
+    """What an objective says of a batch: the loss of each sample and, where it has one, its time."""
+
+    each: Tensor
+    t: Tensor | None = None
+
+
+TimeSampler = Callable[[Draws], Tensor]
 Distance = Callable[[Tensor, Tensor], Tensor]
-Objective = Callable[[VelocityField, Pair, Generator], Tensor]
+Objective = Callable[[VelocityField, Pair, Draws], Losses]
 
 
 def per_sample(t: Tensor, x: Tensor) -> Tensor:
     """Reshape t (B,) so that it multiplies x (B, *event) sample by sample."""
     return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def times_of(t: Tensor | float, x: Tensor) -> Tensor:
+    """Return the time of every sample of x (B, *event) for t (B,) or a scalar, as other solvers give it.
+
+    Only a scalar is moved to where x is: to move the times of samples in silence would hide that
+    somebody left them behind.
+    """
+    if not isinstance(t, Tensor) or not t.ndim:
+        t = torch.as_tensor(t, device=x.device)
+    return t.expand(x.shape[0])  # len(x) would be a constant to torch.export
 
 
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
@@ -47,33 +67,33 @@ def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
 
 
 def velocity_objective(times: TimeSampler, distance: Distance) -> Objective:
-    """Return the loss of one batch (B,): the distance of v(xt, t) from x1 - x0.
+    """Return the objective of a velocity field: the distance of v(xt, t) from x1 - x0.
 
     It trains the base model and, on stored pairs, the reflowed one. Its minimum over fields is zero
     exactly when the paths of the coupling do not cross.
     """
 
-    def objective(field: VelocityField, pair: Pair, rng: Generator) -> Tensor:
+    def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
         x0, x1, label = pair
-        t = times(len(x0), rng)
-        return distance(field(interpolate(x0, x1, t), t, label), x1 - x0)
+        t = times(draws)
+        return Losses(distance(field(interpolate(x0, x1, t), t, label), x1 - x0), t)
 
     return objective
 
 
 def regression_objective(steps: int, distance: Distance) -> Objective:
-    """Return the loss (B,) of a student that generates in `steps` Euler steps.
+    """Return the objective of a student that generates in `steps` Euler steps.
 
     The student is rolled out from x0 just as it will be sampled, and its end point is compared with
     x1; so k > 1 does not presume straight paths.
     """
 
-    def objective(field: VelocityField, pair: Pair, rng: Generator) -> Tensor:  # noqa: ARG001
+    def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:  # noqa: ARG001
         x0, x1, label = pair
         x = x0
         for step in range(steps):
             t = x0.new_full((len(x0),), step / steps)
             x = x + field(x, t, label) / steps
-        return distance(x, x1)
+        return Losses(distance(x, x1))
 
     return objective

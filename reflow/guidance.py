@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from reflow.draws import Draws
 from reflow.errors import ReflowError
-from reflow.flow import Objective, Pair, VelocityField, per_sample
+from reflow.flow import Losses, Objective, Pair, VelocityField, per_sample, times_of
 from reflow.settings import GuidanceSettings
 
 
@@ -55,7 +56,7 @@ class Guided:
         """Return the guided v(x, t), shaped like x, for t (B,) or a scalar."""
         if label is None:
             raise ReflowError("guidance needs a label for every sample")
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        t = times_of(t, x)
         labels = torch.cat([torch.full_like(label, self.null_label), label])
         both = self.field(torch.cat([x, x]), torch.cat([t, t]), labels)
         v_null, v_label = both.chunk(2)
@@ -100,9 +101,9 @@ def require_null_label(null_label: int | None, setting: str) -> int:
 def drop_labels(objective: Objective, share: float, null_label: int) -> Objective:
     """Return the objective on pairs whose labels are replaced by the null label, each with odds `share`."""
 
-    def on_dropped(field: VelocityField, pair: Pair, rng: Generator) -> Tensor:
+    def on_dropped(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
         assert pair.label is not None
-        dropped = torch.rand(len(pair.label), generator=rng, device=rng.device) < share
-        return objective(field, pair._replace(label=pair.label.masked_fill(dropped, null_label)), rng)
+        label = pair.label.masked_fill(draws.uniform() < share, null_label)
+        return objective(field, pair._replace(label=label), draws)
 
     return on_dropped

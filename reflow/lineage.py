@@ -1,6 +1,6 @@
 """Which artifact came from which: what a later stage takes over from a model, and what it refuses."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from reflow.config import override, parse_recipe
@@ -9,7 +9,7 @@ from reflow.errors import ReflowError
 from reflow.models import Model, build
 from reflow.models.preconditioning import Preconditioned
 from reflow.pairs import PairStore
-from reflow.settings import MlpSettings, Recipe, UnetSettings
+from reflow.settings import DataSettings, ModelSettings, Recipe
 
 
 def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
@@ -17,7 +17,7 @@ def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
     return override(parse_recipe(model.recipe, origin="the model's recipe"), overrides)
 
 
-def copy_of(model: Model, settings: MlpSettings | UnetSettings) -> Preconditioned:
+def copy_of(model: Model, settings: ModelSettings) -> Preconditioned:
     """Return a network of these settings with the model's averaged weights, to be trained on."""
     own = parse_recipe(model.recipe).model
     if settings.model_copy(update={"dropout": own.dropout}) != own:
@@ -72,13 +72,17 @@ def _learnt(model: Model) -> list[str]:
     ]
 
 
-def real_data(recipe: Recipe, model: Model) -> tuple[DataSet, DataSet]:
+def real_data(
+    recipe: Recipe, model: Model, opened: Callable[[DataSettings, int], DataSet] = open_data
+) -> tuple[DataSet, DataSet]:
     """Return training and held-out data as the base model's training split them.
+
+    opened: opens the data of these settings and seed; it may show its progress.
 
     Raises ReflowError for other data: nobody could tell which of its samples the model has seen.
     """
     how = model.header.facts["split"]
-    data = open_data(recipe.data, how["seed"])
+    data = opened(recipe.data, how["seed"])
     if data.digest() != how["data"]:
         raise ReflowError(
             f"--data {recipe.data.source} is not the data that the model was trained on "

@@ -7,13 +7,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from reflow.couplings import Coupling, Mixture, Stored
+from reflow.couplings import Coupling, Drawn, Mixture, Stored
 from reflow.errors import ReflowError
 from reflow.lineage import pairs_role, require_related
 from reflow.models import Model
 from reflow.noise import draw_seed
 from reflow.pairs import PairStore
 from reflow.workspace import WEIGHTS
+
+Side = tuple[Coupling, int]  # with its number of examples
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,37 @@ class PairSets:
         """Return the digests by role: pairs, pairs-2, ..."""
         return {pairs_role(number): store.digest for number, store in enumerate(self.stores, 1)}
 
-    def facts(self, model: Model) -> dict[str, Any]:
+    def facts(self, model: Model, held_out: float) -> dict[str, Any]:
         """Return the facts of a model trained on these pairs, beside its steps; others are its parent's."""
-        facts = model.header.facts | {"training_samples": sum(len(store) for store in self.stores)}
+        trained_on = sum(len(store) - _held_out(store, held_out) for store in self.stores)
+        facts = model.header.facts | {"training_samples": trained_on}
         facts.pop(WEIGHTS, None)
         if len(self.stores) > 1:
             facts[WEIGHTS] = [share / sum(self.shares) for share in self.shares]
         return facts
 
-    def coupling(self, seed: int) -> Coupling:
-        """Return the coupling that draws from them, each in an order of its own."""
-        stored = [
-            Stored(store, draw_seed(seed, pairs_role(number)))
-            for number, store in enumerate(self.stores, 1)
-        ]
-        return Mixture(stored, self.shares) if len(stored) > 1 else stored[0]
+    def split(self, held_out: float, seed: int) -> tuple[Side, Side]:
+        """Return the couplings to train on and to validate on, which has this share of each set's pairs.
+
+        Each set is drawn from in an order of its own.
+        """
+        return self._side(held_out, seed, kept=False), self._side(held_out, seed, kept=True)
+
+    def _side(self, held_out: float, seed: int, *, kept: bool) -> Side:
+        stored, shares, count = [], [], 0
+        for number, store in enumerate(self.stores, 1):
+            own, limit = draw_seed(seed, pairs_role(number)), _held_out(store, held_out)
+            part = Drawn(store, own, 0, limit) if kept else Drawn(store, own, limit, len(store))
+            if len(part) or not kept:
+                stored.append(Stored(part, own))
+                shares.append(self.shares[number - 1])
+                count += len(part)
+        return Mixture(stored, shares) if len(stored) != 1 else stored[0], count
+
+
+def _held_out(store: PairStore, share: float) -> int:
+    """Return how many pairs of a set are kept from training: not all, and none of a very small set."""
+    return min(round(len(store) * share), len(store) - 1)
 
 
 def mix(

@@ -32,8 +32,13 @@ def _draws(seed: int, stream: str, indices: Iterable[int]) -> Iterator[np.random
 
 
 def generator(device: torch.device, seed: int, stream: str, *position: int) -> Generator:
-    """Return a torch generator on the device for one (seed, stream, position)."""
-    return Generator(device).manual_seed(draw_seed(seed, stream, *position))
+    """Return a torch generator on the device for one (seed, stream, position).
+
+    Tensors without values (device meta) take the CPU's.
+    """
+    return Generator("cpu" if device.type == "meta" else device).manual_seed(
+        draw_seed(seed, stream, *position)
+    )
 
 
 def draw_seed(seed: int, stream: str, *position: int) -> int:

@@ -5,7 +5,10 @@ This module does not import torch.
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from reflow.architectures import DitSettings, MlpSettings, UnetSettings
+from reflow.sections import Count, NonNegative, Positive, Settings, Time
 
 FixedSolver = Literal["euler", "midpoint", "heun", "rk4", "adams2", "adams3", "adams4", "dpm2m"]
 FIXED_SOLVERS: tuple[str, ...] = get_args(FixedSolver)  # take steps
@@ -14,16 +17,10 @@ SolverName = Literal[FixedSolver, "adams", "bosh3", "dopri5", "tsit5"]
 GridName = Literal["uniform", "cosine", "shifted", "edm", "calibrated"]
 DistanceName = Literal["squared", "pseudo-huber"]
 
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Time = Annotated[float, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    """One section of a recipe."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+ModelSettings = MlpSettings | UnetSettings | DitSettings
+MODEL_KINDS: tuple[str, ...] = tuple(
+    get_args(settings.model_fields["kind"].annotation)[0] for settings in get_args(ModelSettings)
+)
 
 
 class DataSettings(Settings):
@@ -43,47 +40,20 @@ class DataSettings(Settings):
     mode: Literal["auto", "grey", "rgb"] = Field(
         "auto", description="channels of images; auto: grey if every image is grey, else rgb"
     )
+    skip_corrupt: bool = Field(
+        False,
+        exclude_if=lambda skip: not skip,  # as for label_dropout
+        description="leave out images that cannot be decoded, and say which; else they are refused",
+    )
     flip: bool = Field(False, description="mirror training images left-right at random")
     points: Count = Field(20_000, description="number of points drawn from a 2-D set")
-
-
-class MlpSettings(Settings):
-    """[model] with kind = "mlp": a residual network for vectors."""
-
-    kind: Literal["mlp"]
-    width: Count = Field(128, description="units per layer")
-    blocks: Count = Field(3, description="number of residual blocks")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of units silenced in training"
-    )
-    sigma_data: Positive = Field(0.5, description="standard deviation of the data")
-
-
-class UnetSettings(Settings):
-    """[model] with kind = "unet": a convolutional network for images."""
-
-    kind: Literal["unet"]
-    channels: Annotated[int, Field(gt=0, multiple_of=4)] = Field(
-        32, description="feature channels at full resolution"
-    )
-    multipliers: tuple[Count, ...] = Field(
-        (1, 2), min_length=1, description="channels per level, in units of `channels`"
-    )
-    blocks: Count = Field(1, description="residual blocks per level, each way")
-    attention: tuple[Count, ...] = Field(
-        (), description="resolutions with self-attention, in pixels of height"
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of features silenced in training"
-    )
-    sigma_data: Positive = Field(0.5, description="standard deviation of the data, in [-1, 1]")
 
 
 class FitSettings(Settings):
     """What every training stage has: the optimiser and the rhythm of the loop."""
 
-    steps: Count = Field(description="optimiser steps")
-    batch: Count = Field(description="examples per step")
+    steps: Count = Field(description="optimiser steps; may grow later, which continues a finished run")
+    batch: Count = Field(description="examples per step, over all processes")
     lr: Positive = Field(description="Adam's learning rate after the warm-up")
     warmup: Annotated[int, Field(ge=0)] = Field(
         0, description="steps of linear growth of the learning rate"
@@ -96,13 +66,62 @@ class FitSettings(Settings):
     )
     clip: Positive = Field(1.0, description="largest gradient norm")
     ema_halflife: Positive = Field(description="half-life of the averaged weights, in steps")
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
+        "float32",
+        exclude_if=lambda precision: precision == "float32",  # headers without it keep their bytes
+        description="of the network's inside; tf32 for NVIDIA GPUs, the 16-bit ones by autocast, float16 "
+        "with loss scaling; weights, t and the loss stay float32",
+    )
+    micro_batch: Count | None = Field(
+        None,
+        exclude_if=lambda size: size is None,
+        description="examples that a process takes through the network at once, where memory is short; "
+        "gradients are added up over the batch",
+    )
+    recompute: bool = Field(
+        False,
+        exclude_if=lambda recompute: not recompute,
+        description="compute activations again in the backward pass instead of keeping them: less memory, "
+        "about a third more time",
+    )
+    sharded: bool = Field(
+        False,
+        exclude_if=lambda sharded: not sharded,
+        description="under torchrun, each process keeps a share of weights, averages and moments instead "
+        "of all (FSDP2), for models that do not fit into one GPU",
+    )
+    snapshots: Annotated[int, Field(ge=0)] = Field(
+        8,
+        exclude_if=lambda count: count == 8,
+        description="times at which two power-function averages are stored, evenly over the training, for "
+        "reflow average to rebuild other averages from; 0 tracks none",
+    )
     log_every: Count = Field(50, description="steps between lines of log.jsonl")
     save_every: Count = Field(1000, description="steps between saved states")
+    save_minutes: Positive = Field(
+        10.0,
+        exclude_if=lambda minutes: minutes == 10,
+        description="minutes after which a state is saved, whatever the steps",
+    )
     preview_every: Count = Field(1000, description="steps between previews in samples.png")
+    validate_every: Count = Field(
+        500,
+        exclude_if=lambda steps: steps == 500,
+        description="steps between losses of the averaged model on held-out and on training examples",
+    )
+
+
+# What may change from one session to the next: when things are written, and how the same step is computed.
+RHYTHM = frozenset(
+    [
+        *("log_every", "save_every", "save_minutes", "preview_every", "validate_every"),
+        *("micro_batch", "recompute", "sharded"),
+    ]
+)
 
 
 class VelocityFitSettings(FitSettings):
-    """[train] and [reflow]: fitting the velocity on data and on pairs."""
+    """[train]: fitting the velocity on data."""
 
     times: Literal["uniform", "logit-normal", "u-shaped"] = Field(
         "uniform", description="law of t in training"
@@ -123,7 +142,21 @@ class VelocityFitSettings(FitSettings):
     )
 
 
-class DistillSettings(FitSettings):
+class PairFitSettings(FitSettings):
+    """What training on pairs has beside."""
+
+    held_out: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.02,
+        exclude_if=lambda share: share == 0.02,
+        description="share of the pairs kept from training, to see in the log what is learnt by heart",
+    )
+
+
+class ReflowSettings(VelocityFitSettings, PairFitSettings):
+    """[reflow]: fitting the velocity on pairs."""
+
+
+class DistillSettings(PairFitSettings):
     """[distill]: regression of a k-step student on pairs."""
 
     student_steps: Count = Field(1, description="k: network evaluations per image of the student")
@@ -256,10 +289,10 @@ class Recipe(Settings):
     name: str = Field(description="what the recipe is called")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="root of all randomness")
     data: DataSettings
-    model: Annotated[MlpSettings | UnetSettings, Field(discriminator="kind")]
+    model: Annotated[ModelSettings, Field(discriminator="kind")]
     train: VelocityFitSettings
     couple: CoupleSettings
-    reflow: VelocityFitSettings
+    reflow: ReflowSettings
     distill: DistillSettings
     evaluate: EvaluateSettings
 

@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from reflow.draws import Draws
 from reflow.flow import TimeSampler
 from reflow.settings import VelocityFitSettings
 
@@ -44,11 +45,10 @@ def u_shaped(sharpness: float) -> Quantile:
 
 
 def stratified(quantile: Quantile) -> TimeSampler:
-    """Return the sampler of a law: (n, rng) -> t (n,) in increasing order, on the rng's device."""
+    """Return the sampler of a law: draws -> t (n,), increasing over the rows of a batch."""
 
-    def sample(n: int, rng: Generator) -> Tensor:
-        jitter = torch.rand(n, generator=rng, device=rng.device)
-        u = (torch.arange(n, device=rng.device) + jitter) / n
+    def sample(draws: Draws) -> Tensor:
+        u = (draws.places() + draws.uniform()) / draws.batch
         return quantile(u).clamp(EDGE, 1 - EDGE)
 
     return sample

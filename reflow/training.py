@@ -1,82 +1,110 @@
 """Driving a fit to its end inside a stage's directory: resume, log, states, previews, signals.
 
-This is where training meets the clock, the terminal and the disk; `fit` knows none of them.
+This is where training meets the clock, the terminal and the disk; `fit` knows none of them. Of several
+processes the first one reads and writes; all of them take every step.
 """
 
 import contextlib
 import copy
-import json
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from reflow.artifacts import (
-    LOG,
     MODEL,
-    PREVIEW,
     STATE,
     Header,
-    damaged,
     read_artifact,
     write_artifact,
-    write_atomically,
-    writing,
 )
 from reflow.couplings import Coupling
+from reflow.devices import choose_device
+from reflow.distributed import Vote, agree, joined, world
 from reflow.errors import Interrupted, ReflowError
 from reflow.fit import Fit
-from reflow.flow import Objective, VelocityField
+from reflow.flow import Objective
+from reflow.followers import Followers
+from reflow.interruption import watching_signals
 from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
 from reflow.reporting.preview import preview
-from reflow.reporting.progress import Meter, say
+from reflow.reporting.progress import say
+from reflow.reporting.tracking import require_tracker
 from reflow.settings import FitSettings
-from reflow.workspace import require_same
+from reflow.snapshots import discard_after, write_snapshot
+from reflow.states import States, kept
+from reflow.tally import PATIENCE, Figures
+from reflow.validation import validate
+from reflow.workspace import claim, require_same
 
 
-@dataclass
-class Stop:
-    """Which signal has asked the process to stop, if any."""
+@dataclass(frozen=True)
+class Task:
+    """What a stage wants fitted, and how the result is described.
 
-    signal: int | None = None
+    sides: couplings to validate on with their numbers of examples, by the name in the log.
+    """
 
-
-def interruptible(field: VelocityField, stop: Stop, where: Callable[[], str]) -> VelocityField:
-    """Return the field, raising Interrupted at the first call after a signal, `where` the work is."""
-
-    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        if stop.signal is not None:
-            raise Interrupted(stop.signal, where())
-        return field(x, t, label)
-
-    return velocity
+    net: Preconditioned
+    coupling: Coupling
+    objective: Objective
+    settings: FitSettings
+    header: Header
+    sides: Mapping[str, tuple[Coupling, int]] = field(default_factory=dict)
 
 
-@contextlib.contextmanager
-def watching_signals() -> Iterator[Stop]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; a second one kills as usual."""
-    stop = Stop()
+@dataclass(frozen=True)
+class Machine:
+    """Where it is fitted, and who is told: names of experiment trackers beside the log."""
 
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        stop.signal = number
-        signal.signal(number, before[signal.Signals(number)])
+    device: torch.device
+    compiled: bool
+    trackers: Sequence[str]
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+def machine(device: str, *, compiled: bool | None, trackers: Sequence[str]) -> Machine:
+    """Return the machine of some options; networks are compiled on NVIDIA GPUs unless told otherwise.
+
+    Raises ReflowError for a device that is not there and a tracker that is unknown or not installed.
+    """
+    for name in trackers:
+        require_tracker(name)
+    chosen = choose_device(device, world().local_rank)
+    return Machine(chosen, chosen.type == "cuda" if compiled is None else compiled, trackers)
+
+
+def train_model(
+    task: Task, machine: Machine, *, out: Path, inputs: Sequence[Path] = (), fresh: bool
+) -> None:
+    """Train a network into the directory `out`, from its state if there is one, and write the model.
+
+    Raises Interrupted after a signal and ReflowError when gradients stay non-finite or the directory
+    holds something else; the last state stands in both cases.
+    """
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(joined(machine.device))
+        if here.leads:
+            stack.enter_context(claim(out, "model", inputs=inputs, fresh=fresh))
+        if agree(here.leads and finished(out, task.header), here):
+            return
+        average = copy.deepcopy(task.net).eval().requires_grad_(False)
+        if machine.compiled:
+            task.net.compile(dynamic=False)
+        fit = Fit(
+            task.net,
+            average,
+            task.coupling,
+            task.objective,
+            task.settings,
+            seed=int(task.header.recipe["seed"]),
+            stream=f"{task.header.stage} {task.header.rectification}",
+            device=machine.device,
+            world=here,
+        )
+        _Session(task, fit, out).run(machine.trackers)
 
 
 def finished(out: Path, wanted: Header) -> bool:
@@ -87,152 +115,151 @@ def finished(out: Path, wanted: Header) -> bool:
     if not (out / MODEL).exists():
         return False
     found, _ = read_artifact(out / MODEL, "model")
-    require_same(out / MODEL, found, wanted)
-    say(f"{out} is complete; nothing to do (--fresh trains anew)")
-    return True
+    require_same(out / MODEL, found, wanted, growing=True)
+    before, now = found.facts["steps"], wanted.facts["steps"]
+    if before == now:
+        say(f"{out} is complete; nothing to do (--fresh makes it anew)")
+        return True
+    if not (out / STATE).exists():
+        raise ReflowError(
+            f"{out} holds a model of {before} steps but not the state to continue it from; "
+            "restore state.safetensors, or train anew with --fresh"
+        )
+    say(f"{out}: {before} steps are done; going on to {now} (the learning rate is that of {now} steps)")
+    return False
 
 
-@dataclass(frozen=True)
 class _Session:
-    """A fit in a stage's directory: how it is saved, shown and published."""
+    """A fit in a stage's directory: how it is saved, shown, followed and published."""
 
-    fit: Fit
-    out: Path
-    header: Header
-    model: Model
+    def __init__(self, task: Task, fit: Fit, out: Path) -> None:
+        self.task, self.fit, self.out = task, fit, out
+        self.world, self.settings = fit.world, fit.settings
+        self.model = Model(fit.average, task.header, digest="")
+        self.states = States(out, task.header)
+        self.saved, self.skipped = time.monotonic(), 0
+        self.followers: Followers | None = None  # of the first process
+
+    def run(self, trackers: Sequence[str]) -> None:
+        """Take the steps that are left, then write the model."""
+        self.resume()
+        with contextlib.ExitStack() as stack:
+            if self.world.leads:
+                told = Followers(self.out, self.task.header, self.fit, trackers)
+                self.followers = stack.enter_context(told)
+            self.take_steps()
+            self.publish()
+        if self.followers:
+            took = f"{self.settings.steps} steps in {self.followers.seconds():.0f} s"
+            say(f"{self.out}: {took}; the model is complete")
+
+    def take_steps(self) -> None:
+        """Take the steps that are left; a signal is Interrupted once the state is saved."""
+        fit, settings, vote = self.fit, self.settings, Vote(self.world)
+        with watching_signals() as stop:
+            while fit.step < settings.steps:
+                fit.advance()
+                if fit.step % settings.log_every == 0 or fit.step == settings.steps:
+                    figures, validation = self.figures(), self.validation()
+                    if self.followers:
+                        self.followers.log(fit, figures, validation)
+                asked, due = vote.cast(stop.signal or 0, self.due())
+                if asked:
+                    self.save()
+                    raise Interrupted(asked, f"at step {fit.step}; the state is saved")
+                if due:
+                    self.try_to(self.save)
+                if self.passes(settings.snapshots):
+                    self.try_to(self.keep_averages)
+                if fit.step % settings.preview_every == 0 and fit.step < settings.steps:
+                    self.show()
+            vote.counted()
+
+    def resume(self) -> None:
+        """Restore the state in the directory, if there is one."""
+        trouble = self.states.restore(self.fit)
+        if trouble:
+            say(trouble)
+        self.skipped = int(self.fit.tally.skipped[0])
+        if self.world.leads:
+            discard_after(self.out, self.fit.step)
+
+    def due(self) -> int:
+        """Return whether a state is to be written now, by the steps or by the clock."""
+        by_clock = self.world.leads and time.monotonic() - self.saved > 60 * self.settings.save_minutes
+        return int(by_clock or self.fit.step % self.settings.save_every == 0)
 
     def save(self) -> None:
-        """Write the state; refuse to overwrite a good one with values that are not finite."""
-        _require_finite(self.fit, self.out)
-        facts = self.header.facts | {"step": self.fit.step}
-        state = replace(self.header, kind="state", facts=facts)
-        write_artifact(self.out / STATE, self.fit.tensors(), state)
+        """Write the state."""
+        self.states.save(self.fit)
+        self.saved = time.monotonic()
+
+    def passes(self, count: int) -> bool:
+        """Return whether the last step completed one of `count` equal parts of the training."""
+        step, steps = self.fit.step, self.settings.steps
+        return step * count // steps > (step - 1) * count // steps
+
+    def keep_averages(self) -> None:
+        """Write a snapshot of the power-function averages."""
+        averages = self.fit.snapshot()
+        if self.world.leads:
+            write_snapshot(self.out, self.task.header, self.fit.step, averages)
+
+    def try_to(self, write: Callable[[], None]) -> None:
+        """Write something; where that fails, as on a full disk, say so and train on."""
+        try:
+            write()
+        except ReflowError as error:
+            say(f"{error}. Training goes on without it")
+            self.saved = time.monotonic()
 
     def show(self) -> None:
         """Write the preview of the averaged model."""
-        seed, device = int(self.header.recipe["seed"]), self.fit.device
-        write_atomically(self.out / PREVIEW, preview(self.model, seed=seed, device=device))
+        self.fit.averaged()
+        if self.followers:
+            seed = int(self.task.header.recipe["seed"])
+            picture = preview(self.model, seed=seed, device=self.fit.device)
+            self.followers.show(self.fit.step, picture)
 
     def publish(self) -> None:
         """Write the averaged model: the stage is complete."""
         self.save()
         self.show()
-        write_artifact(self.out / MODEL, self.fit.average.state_dict(), self.header)
+        averaged = self.fit.averaged()
+        if self.world.leads:
+            write_artifact(self.out / MODEL, averaged.state_dict(), self.task.header)
+            self.states.forget_previous()
 
-    def run(self, log: "_Log") -> None:
-        """Take the steps that are left."""
-        fit, settings = self.fit, self.fit.settings
-        with (
-            watching_signals() as stop,
-            Meter(self.header.stage, settings.steps, "steps", done=fit.step) as meter,
-        ):
-            while fit.step < settings.steps:
-                fit.advance()
-                if fit.step % settings.log_every == 0 or fit.step == settings.steps:
-                    _require_finite(fit, self.out)
-                    meter.update(fit.step, log.write(fit))
-                if stop.signal is not None:
-                    self.save()
-                    raise Interrupted(stop.signal, f"at step {fit.step}; the state is saved")
-                if fit.step % settings.save_every == 0:
-                    self.save()
-                if fit.step % settings.preview_every == 0 and fit.step < settings.steps:
-                    self.show()
+    def figures(self) -> Figures:
+        """Return the means since the last line of the log; raise where steps are skipped in a row."""
+        figures = self.fit.tally.read(self.world)
+        if figures.hopeless or (figures.loss is not None and not abs(figures.loss) < float("inf")):
+            raise ReflowError(
+                f"loss or gradient were not finite in {PATIENCE} steps in a row before step "
+                f"{self.fit.step}; {kept(self.out)}. Lower the learning rate (lr) or check the data, "
+                "then start again with --fresh"
+            )
+        if figures.skipped > self.skipped and self.world.leads:
+            say(
+                f"before step {self.fit.step} the gradient was not finite, and the step was skipped "
+                f"({figures.skipped} of {self.fit.step} steps so far)"
+            )
+        self.skipped = figures.skipped
+        return figures
 
-
-def train_model(
-    net: Preconditioned,
-    coupling: Coupling,
-    objective: Objective,
-    settings: FitSettings,
-    *,
-    out: Path,
-    header: Header,
-    device: torch.device,
-) -> None:
-    """Train the network as its header says, from its state if there is one, and write the model.
-
-    Raises Interrupted after a signal and ReflowError when the loss is not finite; the last state
-    stands in both cases.
-    """
-    average = copy.deepcopy(net).eval().requires_grad_(False)
-    fit = Fit(
-        net,
-        average,
-        coupling,
-        objective,
-        settings,
-        seed=int(header.recipe["seed"]),
-        stream=f"{header.stage} {header.rectification}",
-        device=device,
-    )
-    _resume(fit, out, header)
-    log = _Log(out / LOG, fit.step)
-    session = _Session(fit, out, header, Model(average, header, digest=""))
-    session.run(log)
-    session.publish()
-    say(f"{out}: {settings.steps} steps in {log.seconds():.0f} s; the model is complete")
-
-
-def _resume(fit: Fit, out: Path, header: Header) -> None:
-    """Restore the state in `out`, if there is one."""
-    path = out / STATE
-    if not path.exists():
-        return
-    found, tensors = read_artifact(path, "state")
-    require_same(path, replace(found, kind="model"), header)
-    try:
-        fit.restore(tensors, found.facts["step"])
-    except (KeyError, RuntimeError) as error:
-        raise damaged(path, f"it does not fit its recipe ({error})") from error
-
-
-def _require_finite(fit: Fit, out: Path) -> None:
-    if not bool(torch.isfinite(fit.losses + fit.norms)):
-        state = out / STATE
-        kept = f"the last good state is kept in {state}" if state.exists() else "no state was saved"
-        raise ReflowError(
-            f"the loss is not finite at or before step {fit.step}; {kept}. "
-            "Lower the learning rate (lr) or check the data, then start again with --fresh"
+    def validation(self) -> dict[str, float]:
+        """Return the validation losses, in the first process, if they are due in this line of the log."""
+        step, every, settings = self.fit.step, self.settings.validate_every, self.settings
+        if step % every >= settings.log_every and step < settings.steps:
+            return {}
+        average = self.fit.averaged()
+        if not self.world.leads:
+            return {}
+        return validate(
+            average,
+            self.task.sides,
+            self.task.objective,
+            batch=self.fit.size,
+            seed=self.fit.seed,
+            device=self.fit.device,
         )
-
-
-class _Log:
-    """log.jsonl: one JSON object per logging interval, cut back to the step that a run resumes from."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path, self.step, self.spent = path, step, 0.0
-        self.begin = self.last = time.monotonic()
-        kept = []
-        if path.exists() and step:
-            for line in path.read_text("utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    entry = json.loads(line)
-                    if entry["step"] <= step:
-                        kept.append(line + "\n")
-                        self.spent = float(entry["seconds"])
-        write_atomically(path, "".join(kept).encode())
-
-    def seconds(self) -> float:
-        """Return the seconds of training so far, earlier sessions included."""
-        return self.spent + time.monotonic() - self.begin
-
-    def write(self, fit: Fit) -> str:
-        """Append the averages since the last line and return them for the progress display."""
-        now, steps = time.monotonic(), fit.step - self.step
-        rate = steps * fit.settings.batch / max(now - self.last, 1e-9)
-        entry: dict[str, Any] = {
-            "step": fit.step,
-            "loss": float(fit.losses) / steps,
-            "gradient_norm": float(fit.norms) / steps,
-            "lr": fit.rate,
-            "images_per_s": round(rate, 1),
-            "seconds": round(self.seconds(), 2),
-        }
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.step, self.last = fit.step, now
-        fit.reset()
-        return f"loss {entry['loss']:.4f}  {rate:.0f} images/s"

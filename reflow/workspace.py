@@ -6,16 +6,33 @@ ends.
 
 import contextlib
 import fcntl
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reflow.artifacts import LOG, MODEL, PAIRS, PLAN, PREVIEW, SHARDS, STATE, Header, leftovers, writing
+from reflow.artifacts import (
+    AVERAGES,
+    LOG,
+    MODEL,
+    PAIRS,
+    PLAN,
+    PREVIEW,
+    PREVIOUS,
+    SHARDS,
+    STATE,
+    TRACKING,
+    Header,
+    leftovers,
+    writing,
+)
 from reflow.errors import ReflowError
+from reflow.settings import RHYTHM
 
 LOCK = ".lock"
 WEIGHTS = "weights"  # the fact that tells in which proportions sets of pairs are mixed
-OURS = {"model": (MODEL, STATE, LOG, PREVIEW), "pairs": (PAIRS, SHARDS, PLAN)}
+AVERAGE = "average"  # the fact that tells which average of a training a model is
+OURS = {"model": (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, TRACKING), "pairs": (PAIRS, SHARDS, PLAN)}
 
 
 @contextlib.contextmanager
@@ -54,7 +71,7 @@ def claim(
                 leftover.unlink(missing_ok=True)
             if fresh:
                 for path in (path for name in OURS[kind] for path in directory.glob(name)):
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
 
 
@@ -75,11 +92,20 @@ def held(path: Path, busy: str | None = None, *, shared: bool = False) -> Iterat
         yield
 
 
-def require_same(path: Path, found: Header, wanted: Header) -> None:
-    """Refuse to go on when what stands at `path` was made with other settings or parents."""
+def require_same(path: Path, found: Header, wanted: Header, *, growing: bool = False) -> None:
+    """Refuse to go on when what stands at `path` was made with other settings or parents.
+
+    What is in RHYTHM may differ, and so may, if `growing`, the steps of the stage: more than before.
+    """
+    grown = f"{wanted.stage}.steps" if growing else ""
+    averages = (header.facts.get(AVERAGE, {}) for header in (found, wanted))
     differences = [
         f"{name} is {before} there and {now} now"
-        for name, before, now in _differences("", found.recipe, wanted.recipe)
+        for name, before, now in (
+            *_differences("", found.recipe, wanted.recipe),
+            *_differences(AVERAGE, *averages),
+        )
+        if name.rpartition(".")[2] not in RHYTHM and not (name == grown and before < now)
     ]
     for what in ("kind", "stage", "rectification"):
         if getattr(found, what) != getattr(wanted, what):

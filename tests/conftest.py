@@ -26,6 +26,14 @@ torch.set_num_threads(1)
 TINY = Path(__file__).parent / "tiny.toml"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Decode data into a directory of these tests, also in processes that they start."""
+    place = tmp_path_factory.mktemp("cache")
+    os.environ["REFLOW_CACHE"] = str(place)
+    return place
+
+
 @dataclass(frozen=True)
 class Answer:
     """How a command ended."""

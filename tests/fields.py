@@ -5,11 +5,24 @@ Formulas after Liu et al. 2022 (arXiv:2209.03003); with sigma_t^2 = (1 - t)^2 + 
 for data N(m, s^2) is N(t m, sigma_t^2).
 """
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torchdiffeq import odeint
 
-from reflow.flow import VelocityField
+from reflow.couplings import Coupling
+from reflow.draws import Draws
+from reflow.flow import Pair, VelocityField
+
+
+def batch_of(n: int, source: Generator) -> Draws:
+    """Return the random numbers of a whole batch of n rows, from this generator alone."""
+    return Draws(source, source, n, np.arange(n), torch.device("cpu"))
+
+
+def examples(coupling: Coupling, first: int, n: int, source: Generator) -> Pair:
+    """Return examples first to first + n - 1 as one batch."""
+    return coupling.draw(np.arange(first, first + n), batch_of(n, source))
 
 
 def gaussian(mean: Tensor, std: Tensor) -> VelocityField:

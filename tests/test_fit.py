@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from fields import data_set, gaussian, mixture, reflowed_gaussian
+from fields import batch_of, data_set, gaussian, mixture, reflowed_gaussian
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from reflow import ema
 from reflow.couplings import Independent
 from reflow.distances import squared
+from reflow.distributed import ALONE
+from reflow.draws import Draws
 from reflow.fit import SCHEDULES, Fit
 from reflow.flow import (
+    Losses,
     Objective,
     Pair,
     VelocityField,
@@ -43,7 +46,7 @@ class Memory:
     def __len__(self) -> int:
         return len(self.data)
 
-    def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+    def raw(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         return self.data[torch.from_numpy(rows)], None
 
 
@@ -55,10 +58,11 @@ class Watched:
     weight: Callable[[int], float] = lambda step: 1.0  # noqa: ARG005
     losses: list[float] = field(default_factory=list)
 
-    def __call__(self, net: VelocityField, pair: Pair, rng: Generator) -> Tensor:
-        loss = self.weight(len(self.losses)) * self.inner(net, pair, rng)
-        self.losses.append(float(loss.detach().mean()))
-        return loss
+    def __call__(self, net: VelocityField, pair: Pair, draws: Draws) -> Losses:
+        each, t = self.inner(net, pair, draws)
+        each = self.weight(len(self.losses)) * each
+        self.losses.append(float(each.detach().mean()))
+        return Losses(each, t)
 
 
 def rng(seed: int = 0) -> Generator:
@@ -133,12 +137,12 @@ def test_the_least_loss_of_a_gaussian_flow_is_known() -> None:
     n = 200_000
     x0 = torch.randn(n, 3, generator=rng())
     pair = Pair(x0, mean + std * torch.randn(n, 3, generator=rng(1)))
-    loss = UNIFORM_LOSS(gaussian(mean, std), pair, rng(2))
+    loss = UNIFORM_LOSS(gaussian(mean, std), pair, batch_of(n, rng(2))).each
     assert loss.shape == (n,)
     error = float(loss.std()) / n**0.5  # stratified times make it smaller still
     assert error < 0.003 * float(loss.mean())  # the next line says something
     assert abs(float(loss.mean()) - float(std.mean()) * math.pi / 2) < 4 * error
-    elsewhere = UNIFORM_LOSS(gaussian(mean, 1.3 * std), pair, rng(2))
+    elsewhere = UNIFORM_LOSS(gaussian(mean, 1.3 * std), pair, batch_of(n, rng(2))).each
     assert float((elsewhere - loss).mean()) > 10 * error  # other fields lose more
 
 
@@ -147,10 +151,11 @@ def test_the_loss_of_the_exact_field_vanishes_after_reflow() -> None:
     x0 = torch.randn(1000, 2, generator=rng(), dtype=torch.float64)
     pair = Pair(x0, mean + std * x0)
 
-    def times(n: int, source: Generator) -> Tensor:
-        return stratified(uniform)(n, source).double()
+    def times(draws: Draws) -> Tensor:
+        return stratified(uniform)(draws).double()
 
-    loss = velocity_objective(times, squared)(reflowed_gaussian(mean, std), pair, rng())
+    draws = batch_of(1000, rng())
+    loss = velocity_objective(times, squared)(reflowed_gaussian(mean, std), pair, draws).each
     assert float(loss.max()) < 1e-28  # the square of the rounding of float64
 
 
@@ -162,7 +167,7 @@ def test_the_objective_hands_labels_to_the_field() -> None:
     label = torch.tensor([0, 1, 2, 3])
     pair = Pair(torch.zeros(4, 2), label[:, None].expand(4, 2).float(), label)
     for objective in (UNIFORM_LOSS, regression_objective(2, squared)):
-        assert torch.equal(objective(labelled, pair, rng()), torch.zeros(4))
+        assert torch.equal(objective(labelled, pair, batch_of(4, rng())).each, torch.zeros(4))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
@@ -170,7 +175,7 @@ def test_a_student_is_trained_on_the_error_it_is_sampled_with(steps: int) -> Non
     means = torch.tensor([[1.0, 0.0], [-1.0, 0.5]]).double()
     exact = mixture(torch.tensor([0.3, 0.7]).double(), means, torch.tensor([0.2, 0.4]).double())
     x0, x1 = torch.randn(2, 50, 2, generator=rng(), dtype=torch.float64)
-    loss = regression_objective(steps, squared)(exact, Pair(x0, x1), rng())
+    loss = regression_objective(steps, squared)(exact, Pair(x0, x1), batch_of(50, rng())).each
     end = integrate(exact, x0, solver="euler", steps=steps).x1
     wanted = (end - x1).square().mean(1)
     torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=0)  # rounding
@@ -183,7 +188,7 @@ def test_a_student_of_images_is_trained_on_the_error_it_is_sampled_with() -> Non
             weight.add_(0.05 * torch.randn(weight.shape, generator=rng()))
     x0, x1 = torch.randn(2, 5, 1, 8, 8, generator=rng())
     with torch.no_grad():
-        loss = regression_objective(3, squared)(net, Pair(x0, x1), rng())
+        loss = regression_objective(3, squared)(net, Pair(x0, x1), batch_of(5, rng())).each
     end = integrate(net, x0, solver="euler", steps=3).x1
     torch.testing.assert_close(loss, (end - x1).square().flatten(1).mean(1), rtol=1e-5, atol=0)
 
@@ -196,7 +201,7 @@ def test_gradients_of_a_student_pass_through_all_of_its_steps() -> None:
         return a * x
 
     one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
-    regression_objective(2, squared)(linear, Pair(one, zero), rng()).sum().backward()
+    regression_objective(2, squared)(linear, Pair(one, zero), batch_of(1, rng())).each.sum().backward()
     assert a.grad is not None
     assert float(a.grad) == pytest.approx(2 * 1.3**2 * 1.3, rel=1e-14)
 
@@ -286,13 +291,19 @@ def gradient_norm(fit: Fit) -> float:
     return float(torch.cat(gradients).norm())
 
 
+def norm_of(fit: Fit) -> float | None:
+    """Return the mean gradient norm since it was read last."""
+    return fit.tally.read(ALONE).gradient_norm
+
+
 def test_clipping_bounds_the_gradient_norm_and_the_log_keeps_the_true_one() -> None:
     fit = advance(begin(fit_settings(clip=0.01)), 1)
     assert gradient_norm(fit) == pytest.approx(0.01, rel=1e-4)  # torch divides by the norm + 1e-6
     free = advance(begin(fit_settings(clip=1e6)), 1)
     assert gradient_norm(free) > 0.05
-    assert float(fit.norms) == pytest.approx(float(free.norms), rel=1e-6)
-    assert float(free.norms) == pytest.approx(gradient_norm(free), rel=1e-6)
+    logged, true = norm_of(fit), norm_of(free)
+    assert logged == pytest.approx(true, rel=1e-6)
+    assert true == pytest.approx(gradient_norm(free), rel=1e-6)
 
 
 def test_a_clipped_step_does_not_depend_on_the_size_of_its_loss() -> None:
@@ -317,21 +328,24 @@ def test_a_clipped_step_does_not_depend_on_the_size_of_its_loss() -> None:
     assert float(uncapped) > 5e-3  # half a learning rate
 
 
-def test_losses_add_up_until_they_are_reset() -> None:
+def loss_of(fit: Fit) -> float | None:
+    return fit.tally.read(ALONE).loss
+
+
+def test_losses_add_up_until_they_are_read() -> None:
     objective = Watched(UNIFORM_LOSS)
     fit = advance(begin(fit_settings(), objective=objective), 5)
-    assert float(fit.losses) == pytest.approx(sum(objective.losses), rel=1e-5)  # float32
-    fit.reset()
+    assert loss_of(fit) == pytest.approx(sum(objective.losses) / 5, rel=1e-5)  # float32
     advance(fit, 2)
-    assert float(fit.losses) == pytest.approx(sum(objective.losses[5:]), rel=1e-5)
+    assert loss_of(fit) == pytest.approx(sum(objective.losses[5:]) / 2, rel=1e-5)
 
 
 def test_a_fit_visits_every_example_once_an_epoch() -> None:
     seen: list[float] = []
 
-    def looking(net: VelocityField, pair: Pair, rng: Generator) -> Tensor:
+    def looking(net: VelocityField, pair: Pair, draws: Draws) -> Losses:
         seen.extend(pair.x1[:, 0].tolist())
-        return UNIFORM_LOSS(net, pair, rng)
+        return UNIFORM_LOSS(net, pair, draws)
 
     rows = torch.arange(12.0)[:, None].expand(12, 2) / 12
     fit = advance(begin(fit_settings(batch=4), data=rows, objective=looking), 6)
@@ -343,10 +357,10 @@ def test_a_fit_visits_every_example_once_an_epoch() -> None:
 def test_every_step_draws_noise_times_and_dropout_of_its_own() -> None:
     dropout, drawn = nn.Dropout(0.5), []
 
-    def looking(net: VelocityField, pair: Pair, rng: Generator) -> Tensor:
+    def looking(net: VelocityField, pair: Pair, draws: Draws) -> Losses:
         mask = dropout(torch.ones(64)).bool().tolist()
-        drawn.append((pair.x0.tolist(), torch.rand(2, generator=rng).tolist(), mask))
-        return UNIFORM_LOSS(net, pair, rng)
+        drawn.append((pair.x0.tolist(), draws.uniform().tolist(), mask))
+        return UNIFORM_LOSS(net, pair, draws)
 
     advance(begin(fit_settings(), objective=looking), 5)
     for kind in zip(*drawn, strict=True):

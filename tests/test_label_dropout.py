@@ -5,19 +5,22 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, Command
-from fields import gaussian, mixture
+from fields import batch_of, examples, gaussian, mixture
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from reflow import load_model
 from reflow.artifacts import read_header
 from reflow.config import read_recipe
 from reflow.distances import squared
+from reflow.draws import Draws
 from reflow.errors import ReflowError
 from reflow.fit import Fit
-from reflow.flow import Pair, VelocityField, interpolate, velocity_objective
+from reflow.flow import Losses, Pair, VelocityField, interpolate, velocity_objective
 from reflow.guidance import drop_labels, guided
 from reflow.models import build
 from reflow.noise import draw_seed
@@ -38,9 +41,9 @@ def rng(seed: int = 0) -> Generator:
 class TwoClasses:
     """Two labelled Gaussians with fresh noise."""
 
-    def draw(self, first: int, n: int, rng: Generator) -> Pair:  # noqa: ARG002
-        label = torch.randint(2, (n,), generator=rng)
-        x0, x1 = torch.randn(2, n, 2, generator=rng)
+    def draw(self, examples: NDArray[np.int64], draws: Draws) -> Pair:  # noqa: ARG002
+        label = (draws.uniform() < 0.5).long()
+        x0, x1 = draws.normal((2,)), draws.normal((2,))
         return Pair(x0, MEANS[label] + STDS[label][:, None] * x1, label)
 
 
@@ -50,9 +53,9 @@ class Looking:
 
     seen: list[Pair] = field(default_factory=list)
 
-    def __call__(self, net: VelocityField, pair: Pair, rng: Generator) -> Tensor:  # noqa: ARG002
+    def __call__(self, net: VelocityField, pair: Pair, draws: Draws) -> Losses:  # noqa: ARG002
         self.seen.append(pair)
-        return pair.x0.sum(1)
+        return Losses(pair.x0.sum(1))
 
 
 def nothing(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG001
@@ -77,7 +80,9 @@ def test_labels_are_dropped_sample_by_sample_with_the_odds_asked_for(share: floa
     looking, source = Looking(), rng()
     objective = drop_labels(looking, share, null_label=7)
     for _ in range(batches):
-        objective(nothing, Pair(torch.zeros(n, 2), torch.zeros(n, 2), torch.arange(n) % 7), source)
+        objective(
+            nothing, Pair(torch.zeros(n, 2), torch.zeros(n, 2), torch.arange(n) % 7), batch_of(n, source)
+        )
     dropped = torch.stack([pair.label == 7 for pair in looking.seen if pair.label is not None]).double()
     assert len(dropped) == batches
     # Standard deviations of binomial laws, times four; the seed is fixed.
@@ -91,9 +96,9 @@ def test_labels_are_dropped_sample_by_sample_with_the_odds_asked_for(share: floa
 
 
 def test_only_labels_change() -> None:
-    pair = TwoClasses().draw(0, 1000, rng())
+    pair = examples(TwoClasses(), 0, 1000, rng())
     looking = Looking()
-    drop_labels(looking, 0.3, NULL)(nothing, pair, rng(1))
+    drop_labels(looking, 0.3, NULL)(nothing, pair, batch_of(1000, rng(1)))
     (found,) = looking.seen
     assert found.label is not None
     assert pair.label is not None
@@ -107,23 +112,25 @@ def test_only_labels_change() -> None:
 
 def test_dropping_depends_on_the_steps_generator_alone() -> None:
     """So that a resumed training repeats the undisturbed one."""
-    pair, found = TwoClasses().draw(0, 100, rng()), []
+    pair, found = examples(TwoClasses(), 0, 100, rng()), []
     for seed, elsewhere in ((0, 1), (0, 2), (3, 1)):
         torch.manual_seed(elsewhere)
         looking = Looking()
-        drop_labels(looking, 0.5, NULL)(nothing, pair, rng(seed))
+        drop_labels(looking, 0.5, NULL)(nothing, pair, batch_of(100, rng(seed)))
         assert looking.seen[0].label is not None
         found.append(looking.seen[0].label.tolist())
     assert found[0] == found[1] != found[2]
 
 
 def test_without_dropout_training_draws_what_it_always_drew() -> None:
-    pair = TwoClasses().draw(0, 100, rng())
+    pair = examples(TwoClasses(), 0, 100, rng())
     plain, settled = rng(5), rng(5)
-    wanted = LOSS(gaussian(MEANS[0], STDS[0]), pair, plain)
+    wanted = LOSS(gaussian(MEANS[0], STDS[0]), pair, batch_of(100, plain)).each
     for null_label in (None, NULL):
         settled = rng(5)
-        found = objective_of(fit_settings(), null_label)(gaussian(MEANS[0], STDS[0]), pair, settled)
+        found = objective_of(fit_settings(), null_label)(
+            gaussian(MEANS[0], STDS[0]), pair, batch_of(100, settled)
+        ).each
         assert torch.equal(found, wanted)
         assert torch.equal(settled.get_state(), plain.get_state())
 
@@ -147,7 +154,7 @@ def rms(difference: Tensor) -> float:
 
 def test_the_null_label_learns_the_mixture_and_labels_their_class() -> None:
     n = 4000
-    x0, x1, label = TwoClasses().draw(0, n, rng(99))
+    x0, x1, label = examples(TwoClasses(), 0, n, rng(99))
     t = 0.05 + 0.9 * torch.rand(n, generator=rng(98))
     xt = interpolate(x0, x1, t)
     net, ignorant = trained(0.3), trained(0.0)

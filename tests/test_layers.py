@@ -14,20 +14,26 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["options"],
     ["stages"],
     ["training"],
-    ["reporting"],
+    ["followers"],
+    ["reporting", "states", "log", "validation"],
     ["fit"],
+    ["ahead", "tally", "parallel"],
     ["mixtures"],
     ["generation", "lineage", "survey", "shelf"],
     ["metrics"],
     ["models", "couplings", "solvers", "data"],
-    ["shardset"],
-    ["pairs", "workspace", "devices", "ema"],
+    ["shardset", "snapshots"],
+    ["pairs", "workspace", "devices", "ema", "averages", "interruption"],
     ["shards"],
     ["artifacts"],
-    ["times", "distances", "noise", "permutations", "guidance", "distributed"],
+    ["times", "distances", "permutations", "pixels", "guidance", "distributed"],
     ["flow"],
+    ["draws"],
+    ["noise"],
     ["config", "recipes"],
     ["settings"],
+    ["architectures"],
+    ["sections"],
     ["errors"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -71,7 +77,18 @@ def test_stages_never_import_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["couple"], ["distill"], ["sample"], ["evaluate"], ["report"], ["inspect"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["average"],
+        ["couple"],
+        ["distill"],
+        ["sample"],
+        ["evaluate"],
+        ["report"],
+        ["inspect"],
+    ],
 )
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (

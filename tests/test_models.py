@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from networks import awake, either, kinds
 from torch import Tensor, nn
 
 from reflow.errors import ReflowError
 from reflow.models import build
 from reflow.models.preconditioning import Preconditioned
 from reflow.models.unet import Attention
-from reflow.settings import MlpSettings, UnetSettings
+from reflow.settings import DitSettings, MlpSettings, ModelSettings, UnetSettings
 
 UNETS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "grey": ((1, 8, 8), {"multipliers": (1, 2)}),
@@ -24,17 +25,6 @@ UNETS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "odd widths": ((1, 8, 8), {"channels": 12, "multipliers": (1, 3), "attention": (4,)}),
 }
 unets = pytest.mark.parametrize("name", UNETS)
-KINDS = ["mlp", "unet"]
-kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-def awake(net: Preconditioned) -> Preconditioned:
-    """Give the layers that start at zero small weights, as a first training step does."""
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=rng))
-    return net
 
 
 def unet(name: str, classes: int | None = None, **changed: Any) -> tuple[Preconditioned, Tensor]:
@@ -43,15 +33,6 @@ def unet(name: str, classes: int | None = None, **changed: Any) -> tuple[Precond
     torch.manual_seed(0)
     net = build(UnetSettings(kind="unet", **({"channels": 8} | chosen | changed)), event, classes)
     return net.double(), torch.randn(4, *event, dtype=torch.float64)
-
-
-def either(kind: str, classes: int | None = None, **changed: Any) -> tuple[Preconditioned, Tensor]:
-    """Return a float64 network of this kind and samples for it."""
-    if kind == "unet":
-        return unet("attention", classes, **changed)
-    torch.manual_seed(0)
-    net = build(MlpSettings(kind="mlp", width=16, blocks=2, **changed), (3,), classes)
-    return net.double(), torch.randn(4, 3, dtype=torch.float64)
 
 
 def some_times() -> Tensor:
@@ -225,6 +206,34 @@ def test_gradients_reach_every_weight(kind: str, classes: int | None) -> None:
 
 
 @kinds
+def test_the_batch_may_differ_from_the_one_of_an_export(kind: str) -> None:
+    """A size that Python reads along the way would be fixed in an exported program."""
+    net, x = either(kind, classes=3)
+    awake(net).eval()
+    t, label = some_times(), torch.tensor([0, 2, 1, 2])
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(net, (x, t, label), dynamic_shapes=({0: batch}, {0: batch}, {0: batch}))
+    more = (torch.cat([x, x.flip(0)]), torch.cat([t, t]), torch.cat([label, label.flip(0)]))
+    torch.testing.assert_close(exported.module()(*more), net(*more), rtol=1e-11, atol=1e-11)  # rounding
+
+
+@kinds
+def test_noise_level_and_label_are_told_apart_in_float32_under_autocast(kind: str) -> None:
+    """bfloat16 has 8 bits: it would not tell apart two levels that differ by less than a 256th."""
+    net, x = either(kind, classes=3)
+    embedding = net.float().network.embedding
+    level, label = torch.linspace(-2.9, 2.9, 4), torch.tensor([0, 2, 1, 2])
+    usual = embedding(level, label)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = embedding(level, label)
+        velocity = awake(net)(x.float(), some_times(), label)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, usual)
+    # bfloat16 has 8 bits, and errors of some layers add up.
+    torch.testing.assert_close(velocity, net(x.float(), some_times(), label), rtol=0.1, atol=0.1)
+
+
+@kinds
 def test_dropout_is_active_in_training_only(kind: str) -> None:
     net, x = either(kind, dropout=0.5)
     awake(net)
@@ -262,7 +271,7 @@ def test_one_seed_builds_one_network(kind: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "event", "words"),
     [
-        (MlpSettings(kind="mlp"), (1, 8, 8), r"model.kind = mlp is for vectors.*use unet"),
+        (MlpSettings(kind="mlp"), (1, 8, 8), r"model.kind = mlp is for vectors.*use unet or dit"),
         (UnetSettings(kind="unet"), (2,), r"model.kind = unet is for images.*use mlp"),
         (UnetSettings(kind="unet"), (1, 7, 8), r"7 x 8 pixels cannot be halved 1 times"),
         (UnetSettings(kind="unet"), (1, 8, 7), r"8 x 7 pixels cannot be halved 1 times"),
@@ -271,10 +280,17 @@ def test_one_seed_builds_one_network(kind: str) -> None:
             (3, 28, 28),
             r"cannot be halved 3 times; shorten model.multipliers or set data.size",
         ),
+        (DitSettings(kind="dit", size="S"), (2,), r"model.kind = dit is for images.*use mlp"),
+        (
+            DitSettings(kind="dit", size="S", patch=4),
+            (1, 8, 6),
+            r"8 x 6 pixels cannot be cut into patches of 4 x 4; choose model.patch .* or set data.size",
+        ),
+        (DitSettings(kind="dit", size="S", patch=4), (1, 6, 8), r"6 x 8 pixels cannot be cut"),
     ],
 )
 def test_networks_that_do_not_fit_the_data_are_refused_in_words(
-    settings: MlpSettings | UnetSettings, event: tuple[int, ...], words: str
+    settings: ModelSettings, event: tuple[int, ...], words: str
 ) -> None:
     with pytest.raises(ReflowError, match=words):
         build(settings, event, None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fields import examples
 from files import EVENT, made, store
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,7 +71,7 @@ def test_draws_do_not_depend_on_the_shards(tmp_path: Path) -> None:
     seven = open_pairs(store(tmp_path / "seven", whole, [5, 20, 1, 14, 10, 13, 7]))
     rng = torch.Generator()
     for first in (0, 65, 700):
-        a, b = (Stored(opened, seed=3).draw(first, 32, rng) for opened in (one, seven))
+        a, b = (examples(Stored(opened, seed=3), first, 32, rng) for opened in (one, seven))
         for left, right in zip(a, b, strict=True):
             assert left is not None and right is not None
             assert torch.equal(left, right)
@@ -200,7 +201,7 @@ def test_opening_and_drawing_take_no_memory_of_the_size_of_the_shard(tmp_path: P
         _, opening = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         for k in range(20):
-            coupling.draw(256 * k, 256, torch.Generator())
+            examples(coupling, 256 * k, 256, torch.Generator())
         _, drawing = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -245,7 +245,8 @@ def test_a_diverging_loss_stops_with_the_last_good_state(reflow: Command, tmp_pa
     base = tmp_path / "base"
     settings = ("--set", "train.lr=1e30", "--set", "train.warmup=20", "--set", "train.log_every=1")
     line = one_line(reflow("train", TINY, "--out", base, *settings))
-    assert "loss is not finite" in line
+    assert "not finite in 5 steps in a row" in line
+    assert "Lower the learning rate" in line
     assert not (base / "model.safetensors").exists()
 
 

@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from fields import batch_of
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -58,7 +59,7 @@ def test_independent_draws_follow_the_law(name: str) -> None:
     """Batches of one are not stratified, so theirs is the law of every t by itself."""
     quantile, cdf = CASES[name]
     sampler, source = stratified(quantile), rng()
-    t = torch.cat([sampler(1, source) for _ in range(4000)]).double().numpy()
+    t = torch.cat([sampler(batch_of(1, source)) for _ in range(4000)]).double().numpy()
     # The seed is fixed; of right samplers one in a thousand would fail here.
     assert stats.kstest(t, cdf).pvalue > 1e-3
 
@@ -67,7 +68,7 @@ def test_independent_draws_follow_the_law(name: str) -> None:
 def test_a_stratified_batch_has_one_draw_in_each_equal_share_of_the_law(name: str) -> None:
     quantile, cdf = CASES[name]
     n = 1000
-    t = stratified(quantile)(n, rng()).double().numpy()
+    t = stratified(quantile)(batch_of(n, rng())).double().numpy()
     share = cdf(t) * n
     # float32 rounds t at 6e-8 times a density of at most 4, times n, and rounds u * n at 1e-4.
     assert np.all(share >= np.arange(n) - 1e-3)
@@ -78,7 +79,7 @@ def test_a_stratified_batch_has_one_draw_in_each_equal_share_of_the_law(name: st
 def test_each_place_of_a_stratified_batch_is_uniform_in_its_share(name: str) -> None:
     quantile, cdf = CASES[name]
     sampler, source, n = stratified(quantile), rng(), 4
-    t = torch.stack([sampler(n, source) for _ in range(2000)]).double().numpy()
+    t = torch.stack([sampler(batch_of(n, source)) for _ in range(2000)]).double().numpy()
     inside = cdf(t) * n - np.arange(n)
     for place in range(n):
         assert stats.kstest(inside[:, place], "uniform").pvalue > 1e-3  # the seed is fixed
@@ -89,7 +90,7 @@ def test_stratification_lowers_the_variance_of_a_mean(name: str) -> None:
     quantile, _ = CASES[name]
     sampler, source = stratified(quantile), rng()
     n, batches = 64, 300
-    together = torch.stack([sampler(n, source).mean() for _ in range(batches)])
+    together = torch.stack([sampler(batch_of(n, source)).mean() for _ in range(batches)])
     apart = torch.stack([quantile(torch.rand(n, generator=source)).mean() for _ in range(batches)])
     # About 1 / n^2 = 1 / 4096 for the uniform law; the long tail of a logit-normal costs a factor 14.
     assert float(together.var()) < float(apart.var()) / 100
@@ -101,7 +102,7 @@ def test_stratification_lowers_the_variance_of_a_mean(name: str) -> None:
 )
 def test_times_stay_strictly_inside_the_interval(quantile: Quantile) -> None:
     sampler, source = stratified(quantile), rng()
-    t = torch.cat([sampler(n, source) for n in (1, 2, 3, 100, 100_000)])
+    t = torch.cat([sampler(batch_of(n, source)) for n in (1, 2, 3, 100, 100_000)])
     assert bool(t.isfinite().all())
     assert float(t.min()) > 0
     assert float(t.max()) < 1
@@ -114,7 +115,7 @@ def test_the_ends_of_the_uniforms_give_finite_times() -> None:
     def at_the_ends(u: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
         return logit_normal(0.0, 1.0)(ends)
 
-    t = stratified(at_the_ends)(2, rng())
+    t = stratified(at_the_ends)(batch_of(2, rng()))
     assert 0 < float(t[0]) < 1e-4
     assert 1 - 1e-4 < float(t[1]) < 1
 
@@ -123,16 +124,16 @@ def test_the_ends_of_the_uniforms_give_finite_times() -> None:
 def test_times_are_a_function_of_the_generator(name: str) -> None:
     sampler = stratified(CASES[name][0])
     source = rng(5)
-    first, second = sampler(32, source), sampler(32, source)
-    assert torch.equal(first, sampler(32, rng(5)))
+    first, second = sampler(batch_of(32, source)), sampler(batch_of(32, source))
+    assert torch.equal(first, sampler(batch_of(32, rng(5))))
     assert not torch.equal(first, second)
-    assert not torch.equal(first, sampler(32, rng(6)))
+    assert not torch.equal(first, sampler(batch_of(32, rng(6))))
 
 
 def test_a_sampler_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    stratified(uniform)(8, rng())
+    stratified(uniform)(batch_of(8, rng()))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -155,6 +156,6 @@ def test_the_recipe_knows_exactly_the_laws_there_are() -> None:
 )
 def test_the_settings_choose_the_law(chosen: VelocityFitSettings, cdf: Cdf) -> None:
     n = 500
-    t = stratified(LAWS[chosen.times](chosen))(n, rng()).double().numpy()
+    t = stratified(LAWS[chosen.times](chosen))(batch_of(n, rng())).double().numpy()
     # The distribution function of a stratified batch is off by 1 / n at most, plus rounding.
     assert stats.ks_1samp(t, cdf).statistic <= 1 / n + 1e-5

@@ -1,55 +1,86 @@
-"""Data in memory: bytes of images or float32 vectors, with labels where there are classes.
+"""A data set: bytes of images or float32 vectors, with labels where there are classes.
 
-Images are uint8 (N, C, H, W) and become float32 in [-1, 1] when taken; vectors are float32 (N, D).
+Images are uint8 (N, C, H, W) and become float32 in [-1, 1] when seen; vectors are float32 (N, D). What
+is stored may be a memory map of a file: a subset keeps the numbers of its rows and copies no values.
+Torch is imported where it is needed: the processes that decode images start without it.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from reflow.errors import ReflowError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 1 << 22  # bytes digested at a time
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Values, labels int64 (N,) in [0, classes) or None, and the names of the classes."""
+    """Stored values, labels int64 (N,) in [0, classes) or None, and the names of the classes.
 
-    values: NDArray[np.uint8] | NDArray[np.float32]
+    rows: which of the stored values these are, in order; None: all. labels: of these rows.
+    """
+
+    stored: NDArray[np.uint8] | NDArray[np.float32]
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+    known_digest: str | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.stored) if self.rows is None else len(self.rows)
 
     @property
     def event(self) -> tuple[int, ...]:
         """Shape of one sample: (C, H, W) or (D,)."""
-        return tuple(int(n) for n in self.values.shape[1:])
+        return tuple(int(n) for n in self.stored.shape[1:])
 
-    def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
-        """Return the values (n, *event) as a network sees them, float32, and the labels (n,)."""
-        values = torch.from_numpy(self.values[rows])
-        if values.dtype == torch.uint8:
-            values = values.float() / 127.5 - 1
+    @property
+    def values(self) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """All values (N, *event) as stored; of a subset they are copied into memory."""
+        return self.stored if self.rows is None else self.stored[self.rows]
+
+    def raw(self, rows: NDArray[np.int64]) -> "tuple[Tensor, Tensor | None]":
+        """Return the values (n, *event) as stored, to be sent to the device, and the labels (n,)."""
+        import torch
+
+        values = torch.from_numpy(self.stored[rows if self.rows is None else self.rows[rows]])
         return values, None if self.labels is None else torch.from_numpy(self.labels[rows])
+
+    def take(self, rows: NDArray[np.int64]) -> "tuple[Tensor, Tensor | None]":
+        """Return the values (n, *event) as a network sees them, float32, and the labels (n,)."""
+        from reflow.pixels import as_seen
+
+        values, labels = self.raw(rows)
+        return as_seen(values), labels
 
     def subset(self, rows: NDArray[np.int64]) -> "DataSet":
         """Return the data at these rows."""
         labels = None if self.labels is None else self.labels[rows]
-        return DataSet(self.values[rows], labels, self.class_names)
+        inside = rows if self.rows is None else self.rows[rows]
+        return DataSet(self.stored, labels, self.class_names, inside)
 
     def without_labels(self) -> "DataSet":
         """Return the data for a model that is not conditioned on labels."""
-        return DataSet(self.values)
+        return DataSet(self.stored, rows=self.rows)
 
     def digest(self) -> str:
         """Return the SHA-256 of values, labels and class names: what the data is, not where."""
-        sha = hashlib.sha256(f"{self.values.dtype} {self.values.shape} {self.class_names}".encode())
-        sha.update(np.ascontiguousarray(self.values).data)
+        if self.known_digest is not None:
+            return self.known_digest
+        shape = (len(self), *self.event)
+        sha = hashlib.sha256(f"{self.stored.dtype} {shape} {self.class_names}".encode())
+        step = max(1, CHUNK // max(1, self.stored[:1].nbytes))
+        for first in range(0, len(self), step):
+            part = slice(first, first + step)
+            values = self.stored[part] if self.rows is None else self.stored[self.rows[part]]
+            sha.update(np.ascontiguousarray(values).data)
         if self.labels is not None:
             sha.update(np.ascontiguousarray(self.labels).data)
         return sha.hexdigest()

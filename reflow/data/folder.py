@@ -3,72 +3,116 @@
 A folder that EDM's dataset_tool wrote, with "labels" in `dataset.json`, has the labels given there.
 """
 
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from reflow.data.dataset import DataSet
-from reflow.data.images import SUFFIXES, Pixels, decode, reason, stack
+from reflow.data.contents import Block, Contents, Corrupt, Part
+from reflow.data.images import SUFFIXES, decode_all, reason
 from reflow.data.zipped import edm_labels
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
 
+INDEX = "dataset.json"
+IMAGES_PER_BLOCK = 8
 
-def read_folder(path: Path, settings: DataSettings) -> DataSet:
-    """Return the images sorted by name, with labels if they lie in class folders."""
+
+def files_of_folder(path: Path) -> dict[str, Path]:
+    """Return the image files by their names relative to the folder, and `dataset.json`; no hidden ones.
+
+    Of links to folders only those at the top are followed.
+    """
     try:
-        index = path / "dataset.json"
-        if index.is_file() and b'"labels"' in (text := index.read_bytes()):
-            return _indexed(path, text, settings)
-        return _listed(path, settings)
+        with os.scandir(path) as entries:
+            top = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+        names = [name for name, is_folder in top if not is_folder and (name == INDEX or _is_image(name))]
+        for name, is_folder in top:
+            if is_folder:
+                names += _inside(path, name)
+        return {name: path / name for name in names}
     except OSError as error:
-        raise ReflowError(f"{path} cannot be read ({reason(error)}); mend its permissions") from error
+        raise _unreadable(path, error) from error
 
 
-def _indexed(path: Path, text: bytes, settings: DataSettings) -> DataSet:
-    files = _images(path, "**/*")
-    names = [file.relative_to(path).as_posix() for file in files]
-    labels, class_names = edm_labels(text, names, f"{path / 'dataset.json'}")
-    return DataSet(_pixels(files, path, settings), labels, class_names)
-
-
-def _listed(path: Path, settings: DataSettings) -> DataSet:
-    loose = _images(path, "*")
-    classes = _class_folders(path)
-    filled = {name: files for name, files in classes.items() if files}
-    if loose and filled:
-        raise ReflowError(
-            f"--data {path} holds both loose images ({loose[0].name}) and class folders "
-            f"({min(filled)}); keep one of the two"
-        )
-    if loose or not filled:
-        return DataSet(_pixels(loose, path, settings))
-    if empty := classes.keys() - filled.keys():
-        raise ReflowError(f"class folder {path / min(empty)} holds no images; fill or remove it")
-    pixels = _pixels([file for files in filled.values() for file in files], path, settings)
-    sizes = [len(files) for files in filled.values()]
-    return DataSet(pixels, np.repeat(np.arange(len(sizes)), sizes), tuple(filled))
-
-
-def _class_folders(path: Path) -> dict[str, list[Path]]:
-    """Return the images in each sub-folder, at any depth, by its name in ascending order."""
-    names = (entry.name for entry in path.iterdir() if entry.is_dir())
-    return {name: _images(path / name, "**/*") for name in sorted(names) if name[0] != "."}
-
-
-def _images(folder: Path, pattern: str) -> list[Path]:
-    """Return the image files that match, sorted, without hidden ones."""
-    found = {
-        file.relative_to(folder).as_posix(): file
-        for file in folder.glob(pattern)
-        if file.suffix.lower() in SUFFIXES and not file.is_dir()
-    }
-    return [found[name] for name in sorted(found) if "/." not in f"/{name}"]
-
-
-def _pixels(files: list[Path], path: Path, settings: DataSettings) -> Pixels:
+def read_folder(path: Path, settings: DataSettings) -> Contents:
+    """Return the images sorted by name, with labels if they lie in class folders."""
+    files = files_of_folder(path)
+    index = files.pop(INDEX, None)
     if not files:
         raise ReflowError(
             f"--data {path}: no images; looked for {', '.join(SUFFIXES)} in it and its sub-folders"
         )
-    return stack(((f"{file}", decode(f"{file}", file)) for file in files), len(files), settings)
+    try:
+        text = b"" if index is None else index.read_bytes()
+        weight = sum(file.stat().st_size for file in files.values())
+        if b'"labels"' in text:
+            names = sorted(files)
+            labels, class_names = edm_labels(text, names, f"{index}")
+        else:
+            classes = _classes(path, list(files))
+            class_names = tuple(classes)
+            names = sorted(files, key=lambda name: name.partition("/"))
+            labels = np.repeat(np.arange(len(classes)), list(classes.values())) if classes else None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return Contents(len(names), _blocks(path, names, settings), labels, class_names, weight)
+
+
+def _inside(path: Path, folder: str) -> list[str]:
+    """Return the images at any depth in a sub-folder."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    names = []
+    for place, folders, files in os.walk(path / folder, onerror=refuse):
+        folders[:] = [name for name in folders if name[0] != "."]
+        inside = Path(place).relative_to(path).as_posix()
+        names += [f"{inside}/{name}" for name in files if name[0] != "." and _is_image(name)]
+    return names
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (a hundred thousand times)
+
+
+def _classes(path: Path, names: list[str]) -> dict[str, int]:
+    """Return the number of images in each class folder, in ascending order; none if all are loose."""
+    loose = sorted(name for name in names if "/" not in name)
+    sizes: dict[str, int] = {}
+    for folder in sorted(name.partition("/")[0] for name in names if "/" in name):
+        sizes[folder] = sizes.get(folder, 0) + 1
+    if loose and sizes:
+        raise ReflowError(
+            f"--data {path} holds both loose images ({loose[0]}) and class folders "
+            f"({min(sizes)}); keep one of the two"
+        )
+    folders = {entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."}
+    if sizes and (empty := folders - sizes.keys()):
+        raise ReflowError(f"class folder {path / min(empty)} holds no images; fill or remove it")
+    return sizes
+
+
+def _blocks(path: Path, names: list[str], settings: DataSettings) -> Iterator[Block]:
+    for first in range(0, len(names), IMAGES_PER_BLOCK):
+        yield partial(_decoded, path, names[first : first + IMAGES_PER_BLOCK], settings)
+
+
+def _decoded(path: Path, names: list[str], settings: DataSettings) -> list[Part | Corrupt]:
+    encoded = ((name, f"{path / name}", _content(path / name)) for name in names)
+    return decode_all(encoded, settings)
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ReflowError:
+    """Return the error for what may be sound, but cannot be read: never a reason to skip it."""
+    return ReflowError(f"{path} cannot be read ({reason(error)}); mend its permissions")

@@ -3,42 +3,58 @@
 Format: LeCun, Cortes & Burges, "The MNIST database of handwritten digits", section "file formats".
 """
 
+import contextlib
 import gzip
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reflow.data.dataset import DataSet, number_classes
-from reflow.data.images import reason, refit
+from reflow.data.contents import BLOCK, Contents, rows_per_block
+from reflow.data.dataset import number_classes
+from reflow.data.images import as_stored, reason, refitting
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
 
 IMAGES, LABELS = 0x00000803, 0x00000801  # the last byte is the number of dimensions
 
 
-def read_idx(path: Path, settings: DataSettings) -> DataSet:
-    """Return the images of X-images-idx3-ubyte.gz; X-labels-idx1-ubyte.gz beside it labels them."""
-    images = _array(path, IMAGES)
-    pixels = refit(images[..., None], settings, f"{path}")
+def files_of_idx(path: Path) -> dict[str, Path]:
+    """Return the file of images and that of their labels, if it lies beside it."""
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     if beside == path or not beside.exists():
-        return DataSet(pixels)
-    labels = _array(beside, LABELS)
-    if len(labels) != len(images):
+        return {"images": path}
+    return {"images": path, "labels": beside}
+
+
+def read_idx(path: Path, settings: DataSettings) -> Contents:
+    """Return the images of X-images-idx3-ubyte.gz; X-labels-idx1-ubyte.gz beside it labels them."""
+    with _opened(path) as file, _unzipping(path):
+        count, height, width = _shape(file, path, IMAGES)
+    weight = 0 if as_stored((height, width, 1), settings) else count * height * width
+    blocks = refitting(_rows(path), settings, f"{path}")
+    beside = files_of_idx(path).get("labels")
+    if beside is None:
+        return Contents(count, blocks, weight=weight)
+    labels = _labels(beside)
+    if len(labels) != count:
         raise ReflowError(
-            f"{beside} has {len(labels)} labels for the {len(images)} images of {path.name}; "
+            f"{beside} has {len(labels)} labels for the {count} images of {path.name}; "
             "take both from one set"
         )
-    return DataSet(pixels, *number_classes(labels))
+    return Contents(count, blocks, *number_classes(labels), weight)
 
 
-def _array(path: Path, magic: int) -> NDArray[np.uint8]:
-    content = _payload(path)
-    found = int.from_bytes(content[:4], "big") if len(content) >= 4 else None
+def _shape(file: gzip.GzipFile, path: Path, magic: int) -> tuple[int, ...]:
+    """Read the header of a file of images or labels and return the dimensions that it announces."""
+    dimensions = magic & 0xFF
+    size = 4 * (1 + dimensions)
+    header = file.read(size)
+    found = int.from_bytes(header[:4], "big") if len(header) >= 4 else None
     if found == LABELS and magic == IMAGES:
         raise ReflowError(f"{path} holds labels; give the images, X-images-idx3-ubyte.gz, instead")
     if found != magic:
@@ -46,21 +62,53 @@ def _array(path: Path, magic: int) -> NDArray[np.uint8]:
             f"{path} is not an IDX file of {'images' if magic == IMAGES else 'labels'} "
             f"(it does not begin with {magic:#010x}); download it again or give another format"
         )
-    dimensions = magic & 0xFF
-    start = 4 * (1 + dimensions)
-    header = content[4:start].ljust(start - 4, b"\0")
-    shape = struct.unpack(f">{dimensions}I", header)
-    if not math.prod(shape) or len(content) != start + math.prod(shape):
-        raise ReflowError(
-            f"{path} announces {' x '.join(map(str, shape))} bytes and holds "
-            f"{max(len(content) - start, 0)}; download it again"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+    shape = struct.unpack(f">{dimensions}I", header[4:].ljust(size - 4, b"\0"))
+    if not math.prod(shape):
+        raise _cut(path, shape, 0)
+    return shape
 
 
-def _payload(path: Path) -> bytes:
+def _rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield the number of the first row and images (n, H, W, 1), block by block."""
+    with _opened(path) as file:
+        with _unzipping(path):
+            count, height, width = shape = _shape(file, path, IMAGES)
+        step = rows_per_block(height * width)
+        for first in range(0, count, step):
+            n = min(step, count - first)
+            with _unzipping(path):
+                content = file.read(n * height * width)
+            if len(content) < n * height * width:
+                raise _cut(path, shape, first * height * width + len(content))
+            yield first, np.frombuffer(content, np.uint8).reshape(n, height, width, 1)
+        with _unzipping(path):
+            more = len(file.read(BLOCK))
+        if more:
+            raise _cut(path, shape, math.prod(shape) + more)
+
+
+def _labels(path: Path) -> NDArray[np.uint8]:
+    with _opened(path) as file, _unzipping(path):
+        shape = _shape(file, path, LABELS)
+        content = file.read()
+    if len(content) != shape[0]:
+        raise _cut(path, shape, len(content))
+    return np.frombuffer(content, np.uint8)
+
+
+def _cut(path: Path, shape: tuple[int, ...], found: int) -> ReflowError:
+    announced = " x ".join(map(str, shape))
+    return ReflowError(f"{path} announces {announced} bytes and holds {found}; download it again")
+
+
+def _opened(path: Path) -> gzip.GzipFile:
+    with _unzipping(path):
+        return gzip.open(path)
+
+
+@contextlib.contextmanager
+def _unzipping(path: Path) -> Iterator[None]:
     try:
-        with gzip.open(path) as file:
-            return file.read()
+        yield
     except (OSError, EOFError, zlib.error) as error:
         raise ReflowError(f"{path} cannot be unzipped ({reason(error)}); download it again") from error

@@ -1,19 +1,19 @@
 """From image files of any kind to bytes: upright, opaque, of one size and one number of channels.
 
 Pillow decodes; an `Image` that leaves `decode` has mode L or RGB. Arrays are uint8 (N, C, H, W).
-Images are taken one at a time, so that the result is all that has to fit into memory.
 """
 
 import io
 import struct
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from reflow.data.contents import Block, Corrupt, Part
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
 
@@ -30,25 +30,44 @@ MODES = {"grey": "L", "rgb": "RGB"}
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error)
 
 
-def decode(name: str, source: Path | bytes) -> Image.Image:
-    """Return the image of a file or of its content; `name` stands for it in messages."""
+class CorruptImageError(ReflowError):
+    """An image that cannot be decoded; the others of its set may be sound."""
+
+
+def decode(name: str, content: bytes) -> Image.Image:
+    """Return the image in the content of a file; `name` stands for it in messages.
+
+    Raises CorruptImageError.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata; damage to pixels raises
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            stream = source if isinstance(source, Path) else io.BytesIO(source)
-            with Image.open(stream, formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
                 return opaque(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ReflowError(f"{name} has too many pixels for an image; shrink or remove it") from error
+        raise CorruptImageError(f"{name} has too many pixels for an image; shrink or remove it") from error
     except UnidentifiedImageError as error:
-        raise ReflowError(
+        raise CorruptImageError(
             f"{name} is not an image of a known format; remove it or convert it to PNG"
         ) from error
     except DAMAGE as error:
-        raise ReflowError(f"{name} cannot be decoded ({reason(error)}); repair or remove it") from error
+        raise CorruptImageError(
+            f"{name} cannot be decoded ({reason(error)}); repair or remove it"
+        ) from error
+
+
+def decode_all(encoded: Iterable[tuple[str, str, bytes]], settings: DataSettings) -> list[Part | Corrupt]:
+    """Return images, given as name within the source, name in messages and content."""
+    decoded: list[Part | Corrupt] = []
+    for name, origin, content in encoded:
+        try:
+            decoded.append(Part(origin, fitted(decode(origin, content), settings)))
+        except CorruptImageError as error:
+            decoded.append(Corrupt(name, str(error)))
+    return decoded
 
 
 def opaque(image: Image.Image) -> Image.Image:
@@ -64,38 +83,42 @@ def opaque(image: Image.Image) -> Image.Image:
     return image.convert(mode)
 
 
-def stack(images: Iterable[tuple[str, Image.Image]], count: int, settings: DataSettings) -> Pixels:
-    """Return `count` named images of mode L or RGB as one array, each fitted to the settings."""
-    values: Pixels | None = None
-    first = ""
-    for row, (name, image) in enumerate(images):
-        fitted = _fitted(image, settings)
-        shape = (len(fitted.getbands()), fitted.height, fitted.width)
-        if values is None:
-            first, values = name, _room(count, shape)
-        if shape[1:] != values.shape[2:]:
-            raise ReflowError(
-                f"images differ in size: {first} has {values.shape[3]} x {values.shape[2]} pixels, "
-                f"{name} has {shape[2]} x {shape[1]}; give them one size with --set data.size=32"
-            )
-        if shape[0] > values.shape[1]:
-            grey, values = values, _room(count, shape)
-            values[:row] = grey[:row]
-        values[row] = np.atleast_3d(np.asarray(fitted)).transpose(2, 0, 1)
-    assert values is not None, "readers refuse an empty set"
-    return values
+def fitted(image: Image.Image, settings: DataSettings) -> Pixels:
+    """Return an image of mode L or RGB as (1, C, H, W) of the size and mode in the settings."""
+    if settings.mode != "auto":
+        image = image.convert(MODES[settings.mode])
+    if settings.size is not None:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = (left, top, left + side, top + side)
+        shape = (settings.size, settings.size)
+        image = image.resize(shape, Image.Resampling.LANCZOS, box=square, reducing_gap=None)
+    return np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None])
 
 
-def refit(pixels: Pixels, settings: DataSettings, origin: str) -> Pixels:
-    """Return (N, H, W, C), C = 1, 3 or 4, as (N, C, H, W) of the size and mode in the settings."""
-    count, height, width, channels = pixels.shape
+def refit(first: int, pixels: Pixels, settings: DataSettings, origin: str) -> list[Part | Corrupt]:
+    """Return (n, H, W, C), C = 1, 3 or 4, from row `first` on, as images of the wanted size and mode."""
+    if as_stored(pixels.shape[1:], settings):
+        rows = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return [Part(f"image {first} of {origin}", rows)]
+    squeezed = pixels[..., 0] if pixels.shape[3] == 1 else pixels
+    return [
+        Part(f"image {first + row} of {origin}", fitted(opaque(Image.fromarray(image)), settings))
+        for row, image in enumerate(squeezed)
+    ]
+
+
+def as_stored(shape: tuple[int, ...], settings: DataSettings) -> bool:
+    """Return whether images (H, W, C) have the size and mode that the settings ask for."""
+    height, width, channels = shape
     wanted = {"auto": channels, "grey": 1, "rgb": 3}[settings.mode]
-    as_stored = settings.size is None or height == width == settings.size
-    if as_stored and channels == wanted != 4:
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    squeezed = pixels[..., 0] if channels == 1 else pixels
-    images = ((f"image {row} of {origin}", opaque(Image.fromarray(squeezed[row]))) for row in range(count))
-    return stack(images, count, settings)
+    return channels == wanted != 4 and (settings.size is None or height == width == settings.size)
+
+
+def refitting(rows: Iterable[tuple[int, Pixels]], settings: DataSettings, origin: str) -> Iterator[Block]:
+    """Yield the blocks of arrays (n, H, W, C), each given with the number of its first row."""
+    for first, pixels in rows:
+        yield partial(refit, first, pixels, settings, origin)
 
 
 def refuse_image_settings(settings: DataSettings, origin: str) -> None:
@@ -119,25 +142,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         levels[levels == image.info["transparency"]] = 65535
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
-
-
-def _fitted(image: Image.Image, settings: DataSettings) -> Image.Image:
-    if settings.mode != "auto":
-        image = image.convert(MODES[settings.mode])
-    if settings.size is None:
-        return image
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = (left, top, left + side, top + side)
-    shape = (settings.size, settings.size)
-    return image.resize(shape, Image.Resampling.LANCZOS, box=square, reducing_gap=None)
-
-
-def _room(count: int, shape: tuple[int, ...]) -> Pixels:
-    try:
-        return np.empty((count, *shape), np.uint8)
-    except MemoryError as error:
-        raise ReflowError(
-            f"{count} images of {shape[2]} x {shape[1]} pixels do not fit into memory; "
-            "make them smaller with --set data.size=32"
-        ) from error

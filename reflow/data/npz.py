@@ -3,52 +3,78 @@
 Labels are optional integers. This is also what `reflow sample --out FILE.npz` writes.
 """
 
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from reflow.data.dataset import DataSet, number_classes
-from reflow.data.images import reason, refit, refuse_image_settings
+from reflow.data.contents import Contents, Corrupt, Part, rows_per_block
+from reflow.data.dataset import number_classes
+from reflow.data.images import as_stored, reason, refitting, refuse_image_settings
 from reflow.data.zipped import DAMAGE
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
 
+HEADERS = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
 
-def read_npz(path: Path, settings: DataSettings) -> DataSet:
+
+class Array(NamedTuple):
+    """What the header of a member says: its name in the archive, dtype, shape, order of the axes."""
+
+    member: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    by_columns: bool
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+def read_npz(path: Path, settings: DataSettings) -> Contents:
     """Return the images or vectors of an archive, with its labels renumbered as 0..K-1."""
+    with _opened(path) as archive:
+        keys = sorted({"images", "samples"} & set(archive.files))
+        if len(keys) != 1:
+            raise ReflowError(
+                f"{path} holds {', '.join(map(repr, archive.files)) or 'nothing'}; it must hold either "
+                "'images' (uint8 [N,H,W,C] or [N,H,W]) or 'samples' (float32 [N,D])"
+            )
+        array = _header(archive, keys[0], path)
+        contents = (_images if keys == ["images"] else _samples)(array, path, settings)
+        if "labels" not in archive.files:
+            return contents
+        labels, class_names = _labels(_array(archive, "labels", path), contents.count, path)
+    return replace(contents, labels=labels, class_names=class_names)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[NpzFile]:
     try:
-        with path.open("rb") as file:  # np.load leaves a damaged file open
-            return _read(file, path, settings)
+        file = path.open("rb")  # np.load leaves a damaged file open
     except OSError as error:
         raise ReflowError(f"{path} cannot be read ({reason(error)}); mend its permissions") from error
+    with file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except DAMAGE as error:
+            raise ReflowError(f"{path} is not a .npz archive; write it again with numpy.savez") from error
+        if not isinstance(archive, NpzFile):
+            raise ReflowError(f"{path} is a single array; write it with numpy.savez(path, images=...)")
+        yield archive
 
 
-def _read(file: BinaryIO, path: Path, settings: DataSettings) -> DataSet:
+@contextlib.contextmanager
+def _reading(path: Path, key: str) -> Iterator[None]:
     try:
-        archive = np.load(file, allow_pickle=False)
-    except DAMAGE as error:
-        raise ReflowError(f"{path} is not a .npz archive; write it again with numpy.savez") from error
-    if not isinstance(archive, NpzFile):
-        raise ReflowError(f"{path} is a single array; write it with numpy.savez(path, images=...)")
-    keys = sorted({"images", "samples"} & set(archive.files))
-    if len(keys) != 1:
-        raise ReflowError(
-            f"{path} holds {', '.join(map(repr, archive.files)) or 'nothing'}; it must hold either "
-            "'images' (uint8 [N,H,W,C] or [N,H,W]) or 'samples' (float32 [N,D])"
-        )
-    convert = _images if keys == ["images"] else _samples
-    values = convert(_array(archive, keys[0], path), settings, path)
-    if "labels" not in archive.files:
-        return DataSet(values)
-    return DataSet(values, *_labels(_array(archive, "labels", path), len(values), path))
-
-
-def _array(archive: NpzFile, key: str, path: Path) -> NDArray[Any]:
-    try:
-        return np.asarray(archive[key])
+        yield
     except DAMAGE as error:
         raise ReflowError(
             f"{path}: {key!r} cannot be read ({reason(error)}); "
@@ -56,25 +82,78 @@ def _array(archive: NpzFile, key: str, path: Path) -> NDArray[Any]:
         ) from error
 
 
-def _images(images: NDArray[Any], settings: DataSettings, path: Path) -> NDArray[np.uint8]:
-    pixels = images[..., None] if images.ndim == 3 else images
-    known = pixels.ndim == 4 and pixels.shape[3] in (1, 3, 4) and pixels.size
-    if images.dtype != np.uint8 or not known:
+def _array(archive: NpzFile, key: str, path: Path) -> NDArray[Any]:
+    with _reading(path, key):
+        return np.asarray(archive[key])
+
+
+def _header(archive: NpzFile, key: str, path: Path) -> Array:
+    """Return what a member holds without reading it."""
+    assert archive.zip is not None, "it is open"
+    name = f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key
+    with _reading(path, key), archive.zip.open(name) as member:
+        shape, by_columns, dtype = _skip_header(member)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+    return Array(name, dtype, shape, by_columns and len(shape) > 1)
+
+
+def _skip_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = read_magic(member)
+    if version not in HEADERS:
+        raise ValueError(f"version {version} of the .npy format")
+    return HEADERS[version](member)
+
+
+def _rows(path: Path, key: str, array: Array) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the number of the first row and the rows, block by block."""
+    step = rows_per_block(array.dtype.itemsize * math.prod(array.shape[1:]))
+    with _opened(path) as archive:
+        if array.by_columns:  # the bytes of a row are far apart: it has to fit into memory
+            whole = _array(archive, key, path)
+            yield from ((first, whole[first : first + step]) for first in range(0, len(whole), step))
+            return
+        assert archive.zip is not None, "it is open"
+        with _reading(path, key):
+            member = archive.zip.open(array.member)
+        with member:
+            with _reading(path, key):
+                _skip_header(member)
+            for first in range(0, array.shape[0], step):
+                shape = (min(step, array.shape[0] - first), *array.shape[1:])
+                size = math.prod(shape) * array.dtype.itemsize
+                with _reading(path, key):
+                    content = member.read(size)
+                    if len(content) < size:
+                        raise EOFError("it is cut short")
+                yield first, np.frombuffer(content, array.dtype).reshape(shape)
+
+
+def _images(array: Array, path: Path, settings: DataSettings) -> Contents:
+    shape: tuple[int, ...] = (*array.shape, 1) if len(array.shape) == 3 else array.shape
+    known = len(shape) == 4 and shape[3] in (1, 3, 4) and 0 not in shape
+    if array.dtype != np.uint8 or not known:
         raise ReflowError(
-            f"{path}: 'images' is {images.dtype} {list(images.shape)}; "
+            f"{path}: 'images' is {array}; "
             "make it uint8 [N,H,W,C] with 1, 3 or 4 channels, or uint8 [N,H,W]"
         )
-    return refit(pixels, settings, f"{path}")
+    rows = ((first, part.reshape(-1, *shape[1:])) for first, part in _rows(path, "images", array))
+    weight = 0 if as_stored(shape[1:], settings) else math.prod(shape)
+    return Contents(shape[0], refitting(rows, settings, f"{path}"), weight=weight)
 
 
-def _samples(samples: NDArray[Any], settings: DataSettings, path: Path) -> NDArray[np.float32]:
-    if samples.dtype.name not in ("float32", "float64") or samples.ndim != 2 or not samples.size:
-        raise ReflowError(
-            f"{path}: 'samples' is {samples.dtype} {list(samples.shape)}; make it float32 [N,D]"
-        )
+def _samples(array: Array, path: Path, settings: DataSettings) -> Contents:
+    known = array.dtype.name in ("float32", "float64")
+    if not known or len(array.shape) != 2 or 0 in array.shape:
+        raise ReflowError(f"{path}: 'samples' is {array}; make it float32 [N,D]")
     refuse_image_settings(settings, f"{path}")
+    rows = _rows(path, "samples", array)
+    return Contents(array.shape[0], (partial(_vectors, path, part) for _, part in rows))
+
+
+def _vectors(path: Path, samples: NDArray[Any]) -> list[Part | Corrupt]:
     with np.errstate(over="ignore"):  # what overflows is found with the other infinities
-        return np.ascontiguousarray(samples, np.float32)
+        return [Part(f"{path}", np.ascontiguousarray(samples, np.float32))]
 
 
 def _labels(labels: NDArray[Any], count: int, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:

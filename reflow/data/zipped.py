@@ -10,17 +10,20 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from reflow.data.dataset import DataSet, number_classes
-from reflow.data.images import SUFFIXES, decode, reason, stack
+from reflow.data.contents import Block, Contents, Corrupt, Part
+from reflow.data.dataset import number_classes
+from reflow.data.images import SUFFIXES, CorruptImageError, decode_all, reason
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
+
+IMAGES_PER_BLOCK = 8
 
 Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]
 
@@ -38,19 +41,15 @@ DAMAGE = (
 )
 
 
-def read_zip(path: Path, settings: DataSettings) -> DataSet:
+def read_zip(path: Path, settings: DataSettings) -> Contents:
     """Return the images of an archive, sorted by name, with the labels of its `dataset.json`."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except DAMAGE as error:
-        raise ReflowError(f"{path} cannot be unzipped ({reason(error)}); make it anew") from error
-    with archive:
+    with _opened(path) as archive:
         names = sorted(set(filter(_is_image, archive.namelist())))
         if not names:
             raise ReflowError(f"{path} holds no images; looked for {', '.join(SUFFIXES)}")
         labels, class_names = _labels(archive, names, path)
-        pixels = stack(_decoded(archive, names, path), len(names), settings)
-    return DataSet(pixels, labels, class_names)
+        weight = sum(archive.getinfo(name).file_size for name in names)
+    return Contents(len(names), _blocks(path, names, settings), labels, class_names, weight)
 
 
 def edm_labels(text: bytes, names: list[str], origin: str) -> Labels:
@@ -105,17 +104,46 @@ def _labels(archive: zipfile.ZipFile, names: list[str], path: Path) -> Labels:
     return edm_labels(_content(archive, index, path), relative, f"{index} in {path}")
 
 
-def _decoded(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator[tuple[str, Image.Image]]:
-    for name in names:
-        origin = f"{name!r} in {path}"
-        yield origin, decode(origin, _content(archive, name, path))
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise ReflowError(f"{path} cannot be unzipped ({reason(error)}); make it anew") from error
+
+
+def _blocks(path: Path, names: list[str], settings: DataSettings) -> Iterator[Block]:
+    with _opened(path) as archive:
+        for first in range(0, len(names), IMAGES_PER_BLOCK):
+            block: list[tuple[str, bytes] | Corrupt] = []
+            for name in names[first : first + IMAGES_PER_BLOCK]:
+                try:
+                    block.append((name, _content(archive, name, path)))
+                except CorruptImageError as error:
+                    block.append(Corrupt(name, str(error)))
+            yield partial(_decoded, path, block, settings)
+
+
+def _decoded(
+    path: Path, block: list[tuple[str, bytes] | Corrupt], settings: DataSettings
+) -> list[Part | Corrupt]:
+    decoded: list[Part | Corrupt] = []
+    for member in block:
+        if isinstance(member, Corrupt):
+            decoded.append(member)
+        else:
+            name, content = member
+            decoded += decode_all([(name, f"{name!r} in {path}", content)], settings)
+    return decoded
 
 
 def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     try:
         return archive.read(name)
     except DAMAGE as error:
-        raise ReflowError(
+        kind = (
+            ReflowError if isinstance(error, OSError) else CorruptImageError
+        )  # a bad disk is no bad image
+        raise kind(
             f"{name!r} in {path} cannot be unzipped ({reason(error)}); "
             "make the archive anew, without a password"
         ) from error

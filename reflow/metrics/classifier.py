@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reflow.artifacts import payload_digest
-from reflow.couplings import Samples
+from reflow.data.dataset import DataSet
 from reflow.noise import generator
 
 FEATURES = 32
@@ -65,8 +65,8 @@ class Extractor:
 
 
 def train_classifier(
-    training: Samples,
-    held_out: Samples,
+    training: DataSet,
+    held_out: DataSet,
     event: tuple[int, int, int],
     classes: int,
     *,
@@ -92,8 +92,10 @@ def train_classifier(
 
 
 @torch.no_grad()
-def _accuracy(network: Classifier, data: Samples) -> float:
-    images, label = data.take(np.arange(len(data)))
-    assert label is not None
-    guesses = torch.cat([network(part).argmax(1) for part in images.split(CHUNK)])
-    return float(torch.eq(guesses, label).double().mean())
+def _accuracy(network: Classifier, data: DataSet) -> float:
+    right = 0
+    for first in range(0, len(data), CHUNK):
+        images, label = data.take(np.arange(first, min(first + CHUNK, len(data))))
+        assert label is not None
+        right += int(torch.eq(network(images).argmax(1), label).sum())
+    return right / len(data)

@@ -4,19 +4,22 @@ A model is a velocity field (x (B, *event), t (B,) or scalar, label (B,) or None
 the averaged weights, and knows where it comes from.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from reflow.architectures import DitSettings, MlpSettings, UnetSettings
 from reflow.artifacts import MODEL, STATE, Header, damaged, file_digest, read_artifact
 from reflow.config import parse_recipe
 from reflow.errors import ReflowError
+from reflow.models.dit import Dit
 from reflow.models.mlp import Mlp
-from reflow.models.preconditioning import Preconditioned
+from reflow.models.preconditioning import Network, Preconditioned
 from reflow.models.unet import Unet
-from reflow.settings import MlpSettings, UnetSettings
+from reflow.settings import ModelSettings
 
 
 class Model(nn.Module):
@@ -70,7 +73,7 @@ class Model(nn.Module):
 
 
 def build(
-    settings: MlpSettings | UnetSettings,
+    settings: ModelSettings,
     event: tuple[int, ...],
     classes: int | None,
     *,
@@ -81,16 +84,12 @@ def build(
     With `unconditional` it knows one label more than there are classes: the null label.
     """
     labels = None if classes is None else classes + unconditional
-    if isinstance(settings, MlpSettings):
-        return Preconditioned(_mlp(settings, event, labels), settings.sigma_data)
-    # nn.Module.to has no typed overload for a memory format alone.
-    unet = _unet(settings, event, labels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Preconditioned(unet, settings.sigma_data)
+    return Preconditioned(BUILDERS[settings.kind](settings, event, labels), settings.sigma_data)
 
 
 def _mlp(settings: MlpSettings, event: tuple[int, ...], labels: int | None) -> Mlp:
     if len(event) != 1:
-        raise ReflowError(f"model.kind = mlp is for vectors, not for images {event}; use unet")
+        raise ReflowError(f"model.kind = mlp is for vectors, not for images {event}; use unet or dit")
     return Mlp(
         event[0],
         width=settings.width,
@@ -116,7 +115,7 @@ def _unet(settings: UnetSettings, event: tuple[int, ...], labels: int | None) ->
             f"model.attention = {strange[0]}: the resolutions of this model are "
             f"{', '.join(map(str, levels))}; choose among them"
         )
-    return Unet(
+    unet = Unet(
         (event[0], event[1], event[2]),
         channels=settings.channels,
         multipliers=settings.multipliers,
@@ -125,6 +124,35 @@ def _unet(settings: UnetSettings, event: tuple[int, ...], labels: int | None) ->
         dropout=settings.dropout,
         labels=labels,
     )
+    # nn.Module.to has no typed overload for a memory format alone.
+    return unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _dit(settings: DitSettings, event: tuple[int, ...], labels: int | None) -> Dit:
+    if len(event) != 3:
+        raise ReflowError(f"model.kind = dit is for images, not for vectors {event}; use mlp")
+    if event[1] % settings.patch or event[2] % settings.patch:
+        raise ReflowError(
+            f"images of {event[1]} x {event[2]} pixels cannot be cut into patches of {settings.patch} x "
+            f"{settings.patch}; choose model.patch among the divisors of both, or set data.size"
+        )
+    shape = settings.shape
+    return Dit(
+        (event[0], event[1], event[2]),
+        width=shape.width,
+        depth=shape.depth,
+        heads=shape.heads,
+        patch=settings.patch,
+        dropout=settings.dropout,
+        labels=labels,
+    )
+
+
+BUILDERS: dict[str, Callable[[Any, tuple[int, ...], int | None], Network]] = {
+    "mlp": _mlp,
+    "unet": _unet,
+    "dit": _dit,
+}
 
 
 def load_model(path: str | Path) -> Model:

@@ -4,6 +4,7 @@ Shapes: level (B,), label (B,) int64 or None, features (B, width).
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,13 @@ from torch import Tensor, nn
 from reflow.errors import ReflowError
 
 LOWEST, HIGHEST = 0.25, 16.0  # angular frequencies over levels in [-2.9, 2.9]
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context without autocast, on devices that know it (`meta` does not)."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 class Embedding(nn.Module):
@@ -39,6 +47,6 @@ class Embedding(nn.Module):
             raise ReflowError(f"this model {needs}")
         if self.classes is not None:
             features = features + self.classes(label)
-        with torch.autocast(level.device.type, enabled=False):  # t is told apart in float32 only
+        with without_autocast(level.device):  # t is told apart in float32 only
             mapped: Tensor = self.layers(features)
         return mapped

@@ -46,3 +46,7 @@ class Mlp(nn.Module):
             hidden = block(hidden, features)
         residual: Tensor = self.leave(hidden)
         return residual
+
+    def units(self) -> list[nn.Module]:
+        """Return the blocks in order, for what is done to a network piece by piece."""
+        return list(self.blocks)

@@ -11,25 +11,39 @@ make v change quickly between times that training hardly tells apart. Karras et 
 (arXiv:2206.00364), section 5, in our convention.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
-from reflow.flow import per_sample
+from reflow.flow import per_sample, times_of
 
 FIRST, LAST = 0.01, 0.998  # noise levels are told apart within; about (0.002, 80) in EDM's sigma
+
+
+class Network(Protocol):
+    """What Preconditioned asks of a module F."""
+
+    def __call__(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
+        """Return F(x, noise level (B,), label), shaped like x (B, *event)."""
+        ...
+
+    def units(self) -> list[nn.Module]:
+        """Return the blocks in order; each takes (x, features) and returns the next x."""
+        ...
 
 
 class Preconditioned(nn.Module):
     """A velocity field around a network F(x, noise level (B,), label)."""
 
-    def __init__(self, network: nn.Module, sigma_data: float) -> None:
+    def __init__(self, network: Network, sigma_data: float) -> None:
         super().__init__()
         self.network = network
         self.sigma_data = sigma_data
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Return the velocity v(x, t), shaped like x (B, *event), for t (B,) or a scalar."""
-        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x))
+        t = times_of(t, x).to(torch.promote_types(x.dtype, torch.float32))  # never less than float32
         inside = t.clamp(FIRST, LAST)
         level = ((1 - inside) / inside).log() / 4
         variance = self.sigma_data**2
@@ -38,3 +52,7 @@ class Preconditioned(nn.Module):
         residual = self.network(x / n, level, label)
         velocity: Tensor = (variance * time - (1 - time)) / n**2 * x + self.sigma_data / n * residual
         return velocity
+
+    def units(self) -> list[nn.Module]:
+        """Return the network's blocks in order; together they hold nearly all weights and activations."""
+        return self.network.units()

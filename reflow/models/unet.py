@@ -167,3 +167,7 @@ class Unet(nn.Module):
                 x = self.grow[finished - 1](x)
         residual: Tensor = self.leave(activate(self.norm(x)))
         return residual
+
+    def units(self) -> list[nn.Module]:
+        """Return the blocks in order, for what is done to a network piece by piece."""
+        return [*self.down, self.middle, *self.up]

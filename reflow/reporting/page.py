@@ -7,7 +7,8 @@ from typing import Any
 import jinja2
 
 from reflow.reporting import plots
-from reflow.reporting.run import Entry, Run
+from reflow.reporting.run import Entry, Run, tell_average
+from reflow.workspace import AVERAGE
 
 DISTANCES = {  # in the order of preference
     "frechet_classifier": "Fréchet distance on classifier features",
@@ -143,7 +144,7 @@ def _lineage_row(run: Run, entry: Entry) -> dict[str, Any]:
     ]
     return {
         "name": entry.name,
-        "what": STAGES[entry.header.stage],
+        "what": STAGES[entry.header.stage] + (", another average" if AVERAGE in entry.header.facts else ""),
         "rectification": entry.header.rectification,
         "digest": entry.digest,
         "parents": parents,
@@ -152,12 +153,15 @@ def _lineage_row(run: Run, entry: Entry) -> dict[str, Any]:
 
 def _cost_row(entry: Entry) -> dict[str, Any]:
     facts = entry.header.facts
-    pairs = entry.header.kind == "pairs"
+    if entry.header.kind == "pairs":
+        work = f"{facts['count']} pairs, {facts['nfe_mean']:.1f} evaluations each"
+    elif AVERAGE in facts:
+        work = f"average of {tell_average(facts[AVERAGE])}"
+    else:
+        work = f"{facts['steps']} optimiser steps, {facts['parameters']:,} parameters"
     return {
         "name": entry.name,
-        "work": f"{facts['count']} pairs, {facts['nfe_mean']:.1f} evaluations each"
-        if pairs
-        else f"{facts['steps']} optimiser steps, {facts['parameters']:,} parameters",
+        "work": work,
         "seconds": entry.seconds,
         "megabytes": entry.size / 1e6,
     }

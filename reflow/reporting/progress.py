@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reflow.artifacts import PAIRS, Header
+from reflow.data import DataSet, Watch, open_data
 from reflow.pairs import PairStore, open_pairs, read_index
-from reflow.pairs import Progress as BytesRead
+from reflow.settings import DataSettings
 from reflow.solvers.pilot import Accuracy
 from reflow.solvers.plan import Plan
 from reflow.workspace import require_same
@@ -79,8 +80,17 @@ class Meter:
 
 def open_pairs_watched(directory: Path) -> PairStore:
     """Return the pairs in a directory, showing how far the check of all bytes is when it takes a while."""
-    with _megabytes(f"check {directory}") as progress:
-        return open_pairs(directory, progress)
+    with _patient() as show:
+        return open_pairs(
+            directory,
+            lambda done, total: show(f"check {directory}", done // 10**6, total // 10**6, "MB"),
+        )
+
+
+def open_data_watched(settings: DataSettings, seed: int) -> DataSet:
+    """Return the data of these settings, showing how far it is decoded when that takes a while."""
+    with _patient() as show:
+        return open_data(settings, seed, Watch(show, say))
 
 
 def already_complete(out: Path, header: Header) -> bool:
@@ -108,18 +118,17 @@ def tell(plan: Plan, pilot: Accuracy, wanted: float | None) -> str:
 
 
 @contextlib.contextmanager
-def _megabytes(title: str) -> Iterator[BytesRead]:
-    """Yield what takes (bytes done, bytes in all) and shows a meter once PATIENCE_SECONDS have gone."""
+def _patient() -> Iterator[Callable[[str, int, int, str], None]]:
+    """Yield what takes (what, done, total, unit) and shows a meter once PATIENCE_SECONDS have gone."""
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        meter: Meter | None = None
+        meters: dict[str, Meter] = {}
 
-        def show(done: int, total: int) -> None:
-            nonlocal meter
-            done, total = done // 10**6, total // 10**6
-            if meter is None and time.monotonic() - begin > PATIENCE_SECONDS:
-                meter = stack.enter_context(Meter(title, total, "MB", done=done))
-            if meter is not None:
-                meter.update(done)
+        def show(what: str, done: int, total: int, unit: str) -> None:
+            if what not in meters and time.monotonic() - begin > PATIENCE_SECONDS:
+                stack.close()  # the meter of what came before
+                meters[what] = stack.enter_context(Meter(what, total, unit, done=done))
+            if what in meters:
+                meters[what].update(done)
 
         yield show

@@ -8,6 +8,7 @@ from typing import Any
 from reflow.artifacts import LOG, MODEL, PAIRS, Header, file_digest, read_header
 from reflow.errors import ReflowError
 from reflow.pairs import read_index
+from reflow.workspace import AVERAGE
 
 EVALUATION, SCHEMA = "evaluation.json", 1
 ORDER = ("train", "couple", "reflow", "distill")
@@ -51,6 +52,11 @@ class Run:
         return next((entry.name for entry in self.entries if entry.digest == digest), None)
 
 
+def tell_average(average: dict[str, Any]) -> str:
+    """Return in words which average of a training a model is."""
+    return f"width {average['width']:g} at step {average['step']}, snapshots: {average['snapshots']}"
+
+
 def open_run(folder: Path) -> Run:
     """Return what is in a run directory.
 
@@ -61,7 +67,11 @@ def open_run(folder: Path) -> Run:
     found = [_entry(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     entries = sorted(
         (entry for entry in found if entry is not None),
-        key=lambda entry: (entry.header.rectification, ORDER.index(entry.header.stage)),
+        key=lambda entry: (
+            entry.header.rectification,
+            ORDER.index(entry.header.stage),
+            AVERAGE in entry.header.facts,  # after the model of the same training
+        ),
     )
     run = Run(folder, entries, _evaluation(folder / EVALUATION))
     if not run.models():

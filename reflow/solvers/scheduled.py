@@ -7,6 +7,7 @@ mean square difference between predictor and corrector.
 Shapes: x, x0 (B, *event), row, unease (B,), history (B, K, D) with D the elements of the event.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class State(NamedTuple):
 class Scheduled:
     """A fixed-grid method; samples above the limit go on from the end of a table to the next one."""
 
-    def __init__(self, tables: Sequence[Rows], like: Tensor, limit: float = float("inf")) -> None:
+    def __init__(self, tables: Sequence[Rows], like: Tensor, limit: float = math.inf) -> None:
         self.rows = joined(tables).to(like)
         lengths = torch.tensor([len(table) for table in tables], device=like.device)
         self.last = lengths.cumsum(0) - 1  # row at which a table ends
@@ -61,7 +62,7 @@ class Scheduled:
         ended = torch.isin(state.row, self.last)
         again = ended & (unease.sqrt() > self.limit) & (state.row < self.last[-1])
         following = (state.row + 1).clamp(max=len(self.rows) - 1)
-        if again.any():
+        if self.limit < math.inf and again.any():  # the question costs a wait for the device
             moved = torch.where(per_sample(again, moved), state.x0, moved)
             unease = torch.where(again, 0.0, unease)
         return State(moved, state.x0, following, unease, history), ended & ~again

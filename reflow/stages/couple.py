@@ -12,6 +12,7 @@ from reflow.distributed import Part, part_of, world
 from reflow.errors import UsageError
 from reflow.flow import Pair
 from reflow.generation import Charged, Source, arrivals, charged, source_of
+from reflow.interruption import interruptible, watching_signals
 from reflow.lineage import recipe_of, require_velocity_field
 from reflow.models import Model, load_model
 from reflow.reporting.progress import Meter, already_complete, say, tell
@@ -20,7 +21,6 @@ from reflow.shardset import ShardSet, spent
 from reflow.shelf import Shelf
 from reflow.solvers.pilot import samples_for
 from reflow.survey import Survey, agreed, survey
-from reflow.training import interruptible, watching_signals
 from reflow.workspace import claim
 
 STREAM, PILOT = "couple", "pilot"

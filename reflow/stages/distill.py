@@ -5,15 +5,14 @@ from fractions import Fraction
 from pathlib import Path
 
 from reflow.artifacts import Header
-from reflow.devices import choose_device
 from reflow.distances import DISTANCES
 from reflow.flow import regression_objective
 from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import load_model
 from reflow.reporting.progress import open_pairs_watched
-from reflow.training import finished, train_model
-from reflow.workspace import claim
+from reflow.training import Task, machine, train_model
+from reflow.validation import sides
 
 
 def run(
@@ -24,32 +23,34 @@ def run(
     *,
     out: Path,
     device: str,
+    compiled: bool | None,
+    trackers: Sequence[str],
     fresh: bool,
 ) -> None:
     """Distill the model at `model` on pairs that it made or learnt from, into `out`."""
-    where = choose_device(device)
+    where = machine(device, compiled=compiled, trackers=trackers)
     teacher = load_model(model)
     require_velocity_field(teacher, model)
     recipe = recipe_of(teacher, overrides)
     settings = recipe.distill
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, model, or_learnt=True)
+    training, held_out = pairs.split(settings.held_out, recipe.seed)
     header = Header(
         kind="model",
         stage="distill",
         rectification=teacher.header.rectification,
         recipe=recipe.model_dump(mode="json"),
         parents={"model": teacher.digest, **pairs.parents()},
-        facts=pairs.facts(teacher) | {"steps": settings.steps, "student_steps": settings.student_steps},
+        facts=pairs.facts(teacher, settings.held_out)
+        | {"steps": settings.steps, "student_steps": settings.student_steps},
     )
-    with claim(out, "model", inputs=(model, *pairs_paths), fresh=fresh):
-        if not finished(out, header):
-            train_model(
-                copy_of(teacher, recipe.model),
-                pairs.coupling(recipe.seed),
-                regression_objective(settings.student_steps, DISTANCES[settings.distance]),
-                settings,
-                out=out,
-                header=header,
-                device=where,
-            )
+    task = Task(
+        copy_of(teacher, recipe.model),
+        training[0],
+        regression_objective(settings.student_steps, DISTANCES[settings.distance]),
+        settings,
+        header,
+        sides(training, held_out),
+    )
+    train_model(task, where, out=out, inputs=(model, *pairs_paths), fresh=fresh)

@@ -23,7 +23,7 @@ from reflow.metrics.sliced import sliced_wasserstein
 from reflow.metrics.straightness import straightness
 from reflow.models import Model, load_model
 from reflow.noise import draw_seed
-from reflow.reporting.progress import Meter, say
+from reflow.reporting.progress import Meter, open_data_watched, say
 from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 
 SCHEMA = 1  # of the JSON
@@ -74,7 +74,7 @@ def run(
         if _split_of(model) != _split_of(models[0]):
             raise ReflowError(f"{path} and {paths[0]} were trained on other data, split or classes")
         _methods(model, settings)  # refuse what cannot be done before the work begins
-    training, held_out = real_data(recipe, models[0])
+    training, held_out = real_data(recipe, models[0], open_data_watched)
     yardstick = _yardstick(recipe, training, held_out)
     real, _ = training.take(_spread(len(training), min(settings.samples, len(training))))
     extractor = yardstick.extractor

@@ -7,10 +7,12 @@ from typing import Any
 
 from reflow.artifacts import MODEL, PAIRS, SHARDS, STATE, Header, file_digest, read_artifact, read_header
 from reflow.config import built_in_recipes, read_recipe, settings_table
+from reflow.data.cache import verify
 from reflow.errors import ReflowError
 from reflow.reporting.progress import open_pairs_watched
-from reflow.reporting.run import open_run
+from reflow.reporting.run import open_run, tell_average
 from reflow.settings import Recipe
+from reflow.workspace import AVERAGE
 
 SCHEMA = 1  # of the JSON
 
@@ -50,7 +52,11 @@ def _inspect(path: Path) -> list[dict[str, Any]]:
         return [entry for part in open_run(path).entries for entry in _inspect(part.folder)]
     if path.name == PAIRS:
         return _inspect(path.parent)
-    header, _ = read_artifact(path, read_header(path).kind)
+    header = read_header(path)
+    if header.kind == "data":
+        header = verify(path)
+    else:
+        header, _ = read_artifact(path, header.kind)
     return [_describe(path, header, file_digest(path))]
 
 
@@ -80,14 +86,14 @@ def _text(entry: dict[str, Any]) -> str:
     """Return one artifact in lines; everything was checked to get here."""
     unfinished = "unfinished, what is there is sound; give its command again to finish it"
     state = "complete and sound" if entry["complete"] else unfinished
-    rank = entry["rectification"]
-    lines = [
-        f"{entry['path']}: {entry['kind']} of stage {entry['stage']}, {rank}-rectified flow, {state}",
-        f"  sha256   {entry['sha256']}",
-    ]
+    recipe, what = entry["recipe"], f"{entry['kind']} of stage {entry['stage']}"
+    if entry["kind"] != "data":
+        what += f", {entry['rectification']}-rectified flow"
+    lines = [f"{entry['path']}: {what}, {state}", f"  sha256   {entry['sha256']}"]
     lines += [f"  from     {role} {digest}" for role, digest in sorted(entry["parents"].items())]
     lines += [f"  {key:<17} {_brief(key, value)}" for key, value in sorted(entry["facts"].items())]
-    lines.append(f"  recipe            {entry['recipe']['name']}, seed {entry['recipe']['seed']}")
+    made = f"{recipe['name']}, seed {recipe['seed']}" if "name" in recipe else str(recipe)
+    lines.append(f"  recipe            {made}")
     return "\n".join(lines)
 
 
@@ -104,6 +110,10 @@ def _brief(key: str, value: Any) -> str:
             f"error {value['rms']:.2g} RMS, {value['worst']:.2g} worst, in data units, "
             f"on {value['samples']} samples; {value['evaluations']} evaluations in all"
         )
+    if key == "class_names":
+        return f"{len(value)}: {', '.join(value[:10])}{', ...' * (len(value) > 10)}"
+    if key == AVERAGE:
+        return tell_average(value)
     if key == "nfe_histogram":
         return ", ".join(f"{nfe}: {count}" for nfe, count in value.items())
     return str(value)

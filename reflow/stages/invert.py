@@ -15,16 +15,16 @@ from reflow.distributed import world
 from reflow.errors import UsageError
 from reflow.flow import Pair
 from reflow.generation import Charged, charged
+from reflow.interruption import interruptible, watching_signals
 from reflow.lineage import real_data, recipe_of, require_velocity_field
 from reflow.models import Model, load_model
 from reflow.noise import uniform
-from reflow.reporting.progress import Meter, already_complete, say, tell
+from reflow.reporting.progress import Meter, already_complete, open_data_watched, say, tell
 from reflow.settings import CoupleSettings, Recipe
 from reflow.shardset import ShardSet, spent
 from reflow.solvers.pilot import samples_for
 from reflow.solvers.solution import Solution, follow
 from reflow.survey import Survey, agreed, survey
-from reflow.training import interruptible, watching_signals
 from reflow.workspace import claim
 
 STREAM = "dequantise"
@@ -50,7 +50,8 @@ def run(
         raise UsageError(
             "--invert takes the training images with the labels they have; unset couple.labels"
         )
-    training, _ = real_data(recipe if source is None else with_source(recipe, source), model)
+    sources = recipe if source is None else with_source(recipe, source)
+    training, _ = real_data(sources, model, open_data_watched)
     header = Header(
         kind="pairs",
         stage="couple",

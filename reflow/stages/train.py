@@ -10,8 +10,7 @@ import torch
 from reflow.artifacts import Header
 from reflow.config import with_source
 from reflow.couplings import Independent
-from reflow.data import BUILT_IN, DataSet, open_data, split
-from reflow.devices import choose_device
+from reflow.data import BUILT_IN, DataSet, split
 from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
 from reflow.flow import Objective, velocity_objective
@@ -20,20 +19,25 @@ from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
-from reflow.reporting.progress import open_pairs_watched
+from reflow.reporting.progress import open_data_watched, open_pairs_watched
 from reflow.settings import Recipe, VelocityFitSettings
 from reflow.times import LAWS, stratified
-from reflow.training import finished, train_model
-from reflow.workspace import claim
+from reflow.training import Task, machine, train_model
+from reflow.validation import sides
 
 
-def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
+def run(
+    recipe: Recipe, *, out: Path, device: str, compiled: bool | None, trackers: Sequence[str], fresh: bool
+) -> None:
     """Train the base model of a recipe into `out`."""
-    where = choose_device(device)
+    where = machine(device, compiled=compiled, trackers=trackers)
     data = _data(recipe)
     classes = len(data.class_names) if recipe.data.labels else None
     null_label = classes if recipe.train.label_dropout else None
-    training, held_out = split(data, recipe.data.held_out, recipe.seed)
+    training, held_out = (
+        part if classes else part.without_labels()
+        for part in split(data, recipe.data.held_out, recipe.seed)
+    )
     torch.manual_seed(draw_seed(recipe.seed, "weights"))
     net = build(recipe.model, data.event, classes, unconditional=null_label is not None)
     facts = {
@@ -43,23 +47,16 @@ def run(recipe: Recipe, *, out: Path, device: str, fresh: bool) -> None:
         "training_samples": len(training),
         "held_out_samples": len(held_out),
     } | ({} if null_label is None else {"unconditional": True})
-    header = _header(recipe, data.digest(), facts)
-    coupling = Independent(
-        training if classes else training.without_labels(),
-        draw_seed(recipe.seed, "data"),
-        flip=recipe.data.flip,
+    seed = draw_seed(recipe.seed, "data")
+    task = Task(
+        net,
+        Independent(training, seed, flip=recipe.data.flip),
+        objective_of(recipe.train, null_label),
+        recipe.train,
+        _header(recipe, data.digest(), facts),
+        sides((Independent(training, seed), len(training)), (Independent(held_out, seed), len(held_out))),
     )
-    with claim(out, "model", fresh=fresh):
-        if not finished(out, header):
-            train_model(
-                net,
-                coupling,
-                objective_of(recipe.train, null_label),
-                recipe.train,
-                out=out,
-                header=header,
-                device=where,
-            )
+    train_model(task, where, out=out, fresh=fresh)
 
 
 def run_reflow(
@@ -70,35 +67,30 @@ def run_reflow(
     *,
     out: Path,
     device: str,
+    compiled: bool | None,
+    trackers: Sequence[str],
     fresh: bool,
 ) -> None:
     """Retrain a model on the sets of pairs that it made, starting from its averaged weights."""
-    where = choose_device(device)
+    where = machine(device, compiled=compiled, trackers=trackers)
     teacher = load_model(init)
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
     objective = objective_of(recipe.reflow, teacher.null_label)
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
+    training, held_out = pairs.split(recipe.reflow.held_out, recipe.seed)
     header = Header(
         kind="model",
         stage="reflow",
         rectification=teacher.header.rectification + 1,
         recipe=recipe.model_dump(mode="json"),
         parents={"init": teacher.digest, **pairs.parents()},
-        facts=pairs.facts(teacher) | {"steps": recipe.reflow.steps},
+        facts=pairs.facts(teacher, recipe.reflow.held_out) | {"steps": recipe.reflow.steps},
     )
-    with claim(out, "model", inputs=(init, *pairs_paths), fresh=fresh):
-        if not finished(out, header):
-            train_model(
-                copy_of(teacher, recipe.model),
-                pairs.coupling(recipe.seed),
-                objective,
-                recipe.reflow,
-                out=out,
-                header=header,
-                device=where,
-            )
+    net = copy_of(teacher, recipe.model)
+    task = Task(net, training[0], objective, recipe.reflow, header, sides(training, held_out))
+    train_model(task, where, out=out, inputs=(init, *pairs_paths), fresh=fresh)
 
 
 def objective_of(settings: VelocityFitSettings, null_label: int | None) -> Objective:
@@ -132,7 +124,7 @@ def _header(recipe: Recipe, digest: str, facts: dict[str, Any]) -> Header:
 
 
 def _data(recipe: Recipe) -> DataSet:
-    data = open_data(recipe.data, recipe.seed)
+    data = open_data_watched(recipe.data, recipe.seed)
     if recipe.data.labels and data.labels is None:
         raise ReflowError(
             "data.labels = true, but the data has no labels; "

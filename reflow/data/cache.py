@@ -1,0 +1,250 @@
+"""Sources of any format, decoded once into a file that is used by memory map from then on.
+
+The file is named by the content of the source and the settings of decoding, and gets its name when it
+is complete. One process makes it while others that want the same source wait. What is damaged or left
+behind is made anew: the cache may be deleted whenever nobody uses it.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reflow.artifacts import (
+    Header,
+    canonical,
+    damaged,
+    keep_names,
+    read_header,
+    tensor_layout,
+    write_atomically,
+)
+from reflow.data.contents import Format, Watch, listing
+from reflow.data.dataset import DataSet
+from reflow.data.decoding import Skipped, fill, labels_left
+from reflow.data.fingerprint import Stamp, content_key, recall, remember, stamp
+from reflow.data.growing import DTYPES, Growing, writing_cache
+from reflow.errors import ReflowError
+from reflow.settings import DataSettings
+from reflow.workspace import held
+
+DECODER = 1  # to be raised when sources decode to other bytes than before
+DECODING = ("size", "mode", "skip_corrupt")  # the settings that matter
+STALE_SECONDS = 3600  # nobody leaves a file alone for so long while filling it
+NUMPY = {safetensors: np.dtype(numpy) for numpy, safetensors in DTYPES.items()}
+
+
+def cache_directory() -> Path:
+    """Return where decoded data lies: $REFLOW_CACHE, $XDG_CACHE_HOME/reflow or ~/.cache/reflow."""
+    if own := os.environ.get("REFLOW_CACHE"):
+        return Path(own).expanduser()
+    if (shared := os.environ.get("XDG_CACHE_HOME")) and Path(shared).is_absolute():
+        return Path(shared) / "reflow"
+    try:
+        return Path.home() / ".cache" / "reflow"
+    except RuntimeError as error:
+        raise ReflowError("there is no home directory for the data cache; set REFLOW_CACHE") from error
+
+
+def open_cached(path: Path, kind: Format, settings: DataSettings, watch: Watch) -> DataSet:
+    """Return the data of a source by memory map; decode it first if that was not done or it changed."""
+    source = _Source(path, kind, settings, watch, cache_directory() / "data")
+    found = source.known()
+    if found is None:
+        with contextlib.suppress(OSError):  # what has to be written says so
+            source.place.mkdir(parents=True, exist_ok=True)
+        with _alone(source.own("lock"), f"{path}", watch) as locked:
+            found = source.known() or source.made(locked=locked)
+    if found.skipped:
+        names = _list_beside(found.path)
+        lines = names.read_text().splitlines() if names.exists() else []
+        first = listing([line.partition("\t")[0] for line in lines])
+        watch.say(f"{path}: {found.skipped} corrupt images are left out: {first} (reasons: {names})")
+    return found.data
+
+
+def verify(path: Path) -> Header:
+    """Return the header of a file of decoded data after reading all of it."""
+    header, values, labels = _mapped(path)
+    if DataSet(values, labels, tuple(header.facts["class_names"])).digest() != header.facts["digest"]:
+        raise damaged(path, "its contents do not match its digest")
+    return header
+
+
+class _Cached(NamedTuple):
+    """Decoded data, the file it lies in, and how many images were left out."""
+
+    data: DataSet
+    path: Path
+    skipped: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A source in the form that the settings ask for, and the directory of all decoded data."""
+
+    path: Path
+    kind: Format
+    settings: DataSettings
+    watch: Watch
+    place: Path
+
+    def own(self, suffix: str) -> Path:
+        """Return the index, lock or unfinished file of this source, whatever the settings."""
+        where = f"{self.path.resolve()}".encode(errors="surrogateescape")
+        return self.place / f"{hashlib.sha256(where).hexdigest()[:32]}.{suffix}"
+
+    def header(self, content: str) -> Header:
+        """Return what is known of decoded data before it is decoded."""
+        return Header(
+            kind="data",
+            stage="decode",
+            rectification=0,
+            recipe={"data": {name: getattr(self.settings, name) for name in DECODING}},
+            parents={"source": content},
+            facts={"decoder": DECODER},
+        )
+
+    def known(self) -> _Cached | None:
+        """Return the data if the index knows the files as they are now, and their data is there."""
+        content = recall(self.own("json"), stamp(self.path, self.kind.files(self.path)))
+        return None if content is None else _look_up(self.place, self.header(content))
+
+    def made(self, *, locked: bool) -> _Cached:
+        """Return the data after reading the source: it may be there under its content, or is decoded."""
+        files = self.kind.files(self.path)
+        before = stamp(self.path, files)
+        header = self.header(content_key(self.kind.name, files, f"read {self.path}", self.watch))
+        found = _look_up(self.place, header) or self.decoded(header, before, locked=locked)
+        remember(self.own("json"), before, header.parents["source"])
+        return found
+
+    def decoded(self, header: Header, before: Stamp, *, locked: bool) -> _Cached:
+        """Decode the source into the file that its header names."""
+        contents = self.kind.read(self.path, self.settings)
+        part = self.own(f"{_host()}.{secrets.token_hex(8)}.part")
+        header = _known_now(header, contents.class_names, "0" * 64, contents.count)
+        with Growing(part, header, contents.count) as file:
+            if locked:
+                self._clear_leftovers(part)
+            skipped = fill(file, contents, self.settings, f"decode {self.path}", self.watch)
+            if file.count < 2:
+                raise ReflowError(f"--data {self.path}: {file.count} samples; at least two are needed")
+            labels = labels_left(contents, skipped)
+            digest = file.data(labels, contents.class_names).digest()
+            header = _known_now(header, contents.class_names, digest, len(skipped))
+            file.finish(header, labels)
+            if stamp(self.path, self.kind.files(self.path)) != before:
+                raise ReflowError(f"{self.path} changed while it was read; give the same command again")
+            return _publish(part, _target(self.place, header), skipped)
+
+    def _clear_leftovers(self, part: Path) -> None:
+        """Remove what killed processes left of this source; those of other hosts may be alive.
+
+        A network disk may keep locks within each host.
+        """
+        now = part.stat().st_mtime
+        for other in self.place.glob(self.own("*.part").name):
+            with contextlib.suppress(FileNotFoundError):
+                stale = now - other.stat().st_mtime > STALE_SECONDS
+                if other != part and (stale or other.name.split(".")[1] == _host()):
+                    other.unlink()
+
+
+def _known_now(header: Header, class_names: tuple[str, ...], digest: str, skipped: int) -> Header:
+    """Return the header with what is known after decoding."""
+    facts = {"class_names": list(class_names), "digest": digest, "skipped": skipped}
+    return replace(header, facts=header.facts | facts)
+
+
+def _target(place: Path, header: Header) -> Path:
+    """Return the file of decoded data, named by content, settings and version of the decoder."""
+    key = canonical([header.parents, header.recipe, DECODER])
+    return place / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _list_beside(path: Path) -> Path:
+    return path.with_suffix(".skipped.txt")
+
+
+def _publish(part: Path, path: Path, skipped: list[Skipped]) -> _Cached:
+    """Give a finished file its name, and list beside it what was left out."""
+    if skipped:
+        lines = "".join(f"{image.name}\t{image.reason}\n" for image in skipped)
+        write_atomically(_list_beside(path), lines.encode(errors="surrogateescape"))
+    with writing_cache(path):
+        part.replace(path)
+        keep_names(path.parent)
+    return _opened(path)
+
+
+def _look_up(place: Path, wanted: Header) -> _Cached | None:
+    """Return the data that this header is the beginning of; what is damaged counts as absent."""
+    path = _target(place, wanted)
+    if not path.exists():
+        return None
+    try:
+        header = read_header(path, "data")
+        same = (header.parents, header.recipe) == (wanted.parents, wanted.recipe)
+        return _opened(path) if same and header.facts["decoder"] == DECODER else None
+    except (ReflowError, KeyError):
+        return None
+
+
+def _opened(path: Path) -> _Cached:
+    """Return decoded data by memory map; its bytes are trusted."""
+    header, values, labels = _mapped(path)
+    facts = header.facts
+    data = DataSet(values, labels, tuple(facts["class_names"]), known_digest=facts["digest"])
+    return _Cached(data, path, facts["skipped"])
+
+
+def _mapped(path: Path) -> tuple[Header, NDArray[Any], NDArray[np.int64] | None]:
+    """Return the header and the memory maps of values and labels after checking where they lie."""
+    header = read_header(path, "data")
+    start, layout = tensor_layout(path)
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        for name in sorted(layout.keys() - {"__metadata__"}):
+            entry = layout[name]
+            begin, end = entry["data_offsets"]
+            arrays[name] = np.asarray(
+                np.memmap(path, NUMPY[entry["dtype"]], "r", start + begin, tuple(entry["shape"]))
+            )
+            if arrays[name].nbytes != end - begin:
+                raise ValueError("shape and offsets differ")
+        if path.stat().st_size != start + end:
+            raise ValueError("it is cut short")
+        return header, arrays["values"], arrays.get("labels")
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise damaged(path, f"its tensors are not as announced ({error})") from error
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, source: str, watch: Watch) -> Iterator[bool]:
+    """Wait until no other process decodes this source; yield whether the disk knows locks.
+
+    Without them, several may decode it at once, each into a file of its own.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(lock, "busy"))
+            locked = True
+        except ReflowError as error:
+            locked = isinstance(error.__cause__, BlockingIOError)
+            if locked:
+                watch.say(f"{source} is being decoded by another process: waiting for it")
+                stack.enter_context(held(lock))
+        yield locked
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]

@@ -1,0 +1,69 @@
+"""Jobs on other processes or threads: results in order, few of them in flight.
+
+Images are decoded by processes. Threads would do for large ones, whose decoding leaves the
+interpreter's lock; of small ones half the time is Python.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from reflow.errors import ReflowError
+
+Result = TypeVar("Result")
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(jobs: Iterable[Callable[[], Result]], pool: Executor, workers: int) -> Iterator[Result]:
+    """Yield the results of the jobs; no more than twice as many as there are workers wait or run."""
+    pending: deque[Future[Result]] = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.submit(job))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[Executor]:
+    """Yield a pool of fresh processes; forked ones would inherit locks that threads of torch hold."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise ReflowError(
+            "a process that decodes images was killed, perhaps for want of memory; "
+            "give the command again with fewer processors (taskset -c 0)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Leave signals of the terminal to the parent, and end when it ends, however it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in a child"
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

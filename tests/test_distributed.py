@@ -1,0 +1,133 @@
+"""Many processes train as one does: the same steps to rounding, in copies or in shares."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from together import computed
+from torch import Tensor
+
+from reflow.distributed import ALONE
+
+HERE = Path(__file__).parent
+NOT_WEIGHTS = ("skipped", "losses")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+
+
+def environment() -> dict[str, str]:
+    """Return that of processes which import the tests' modules and have a core each."""
+    paths = os.pathsep.join([str(HERE), str(HERE.parent)])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+
+
+def launched(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script or module in two processes."""
+    command = [*TORCHRUN, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Tensor]:
+    return computed(ALONE)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    out = tmp_path_factory.mktemp("together")
+    answer = launched(HERE / "together.py", out)
+    assert answer.returncode == 0, answer.stderr
+    return [load_file(out / f"{rank}.safetensors") for rank in (0, 1)]
+
+
+def case(answers: dict[str, Tensor], name: str, *, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Return the tensors of one case by their own names."""
+    prefix = f"{name}."
+    return {
+        key.removeprefix(prefix): tensor
+        for key, tensor in answers.items()
+        if key.startswith(prefix) and not key.startswith(tuple(prefix + other for other in but))
+    }
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("name", ["gradient", "gradient in pieces", "gradient of shares"])
+def test_two_processes_take_the_gradient_of_one(
+    ranks: list[dict[str, Tensor]], alone: dict[str, Tensor], name: str
+) -> None:
+    # Rounding of sums in float32 in another order.
+    assert relative(ranks[0][name], alone["gradient"]) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["double", "pieces", "flipped"])
+def test_two_processes_come_to_the_weights_of_one(
+    ranks: list[dict[str, Tensor]], alone: dict[str, Tensor], name: str
+) -> None:
+    wanted = case(alone, name, but=NOT_WEIGHTS)
+    assert len(wanted) > 100
+    for key, tensor in case(ranks[0], name, but=NOT_WEIGHTS).items():
+        # Twenty steps of Adam enlarge the rounding of float64, 1e-16.
+        assert relative(tensor, wanted[key]) < 1e-9, key
+
+
+def test_micro_batches_take_the_steps_of_the_whole_batch(alone: dict[str, Tensor]) -> None:
+    wanted = case(alone, "double", but=NOT_WEIGHTS)
+    for key, tensor in case(alone, "pieces", but=NOT_WEIGHTS).items():
+        assert relative(tensor, wanted[key]) < 1e-9, key
+    assert relative(alone["gradient in pieces"], alone["gradient"]) < 1e-6
+
+
+def test_losses_in_single_precision_stay_together(
+    ranks: list[dict[str, Tensor]], alone: dict[str, Tensor]
+) -> None:
+    for name in ("single", "shares"):
+        torch.testing.assert_close(
+            ranks[0][f"{name}.losses"], alone["single.losses"], rtol=1e-5, atol=0
+        )  # the bar is 1e-3; rounding gives 1e-7 a step
+
+
+def test_shares_come_to_what_copies_come_to(
+    ranks: list[dict[str, Tensor]], alone: dict[str, Tensor]
+) -> None:
+    for part in ("raw", "ema", "exp_avg"):
+        copies, shares = (
+            # The bias of attention's keys has no gradient but rounding, which Adam makes large.
+            torch.cat(
+                [t.flatten() for k, t in case(ranks[0], f"{name}.{part}").items() if "qkv.bias" not in k]
+            )
+            for name in ("single", "shares")
+        )
+        assert relative(shares, copies) < 1e-5
+    double = case(alone, "double", but=NOT_WEIGHTS)
+    for key, tensor in case(ranks[0], "shares in pieces", but=NOT_WEIGHTS).items():
+        assert relative(tensor, double[key]) < 1e-9, key
+
+
+def test_interrupted_shares_and_copies_go_on_bit_for_bit(ranks: list[dict[str, Tensor]]) -> None:
+    for name, undisturbed in (("shares resumed", "shares"), ("resumed", "single")):
+        wanted = case(ranks[0], undisturbed)
+        found = case(ranks[0], name)
+        assert len(found) > 100
+        assert [key for key, tensor in found.items() if not torch.equal(tensor, wanted[key])] == []
+
+
+def test_every_process_holds_the_same(ranks: list[dict[str, Tensor]]) -> None:
+    differing = [key for key in ranks[0] if not torch.equal(ranks[0][key], ranks[1][key])]
+    assert differing == ["average of shares"]  # which only the first one gathers
+
+
+def test_a_vote_is_known_to_all_one_step_later(ranks: list[dict[str, Tensor]]) -> None:
+    assert ranks[1]["votes"].tolist() == [[0, 0], [1, 0], [0, 7]]
+
+
+def test_processes_share_sums_and_what_the_first_one_has(ranks: list[dict[str, Tensor]]) -> None:
+    for rank in ranks:
+        assert int(rank["agreed"]) == 5
+        assert float(rank["total"]) == 3
+        assert float(rank["shared"]) == 3

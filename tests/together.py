@@ -1,0 +1,161 @@
+"""What some processes compute together and one computes alone, for tests/test_distributed.py.
+
+Under torchrun every process runs `main`, and the first one writes what came out.
+"""
+
+import copy
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reflow.couplings import Independent
+from reflow.distances import squared
+from reflow.distributed import ALONE, Vote, World, agree, joined, shared, total
+from reflow.draws import Draws
+from reflow.fit import Fit
+from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
+from reflow.models import build
+from reflow.settings import FitSettings, UnetSettings
+from reflow.times import stratified, uniform
+
+CPU = torch.device("cpu")
+STEPS = 20
+
+
+@dataclass
+class Images:
+    """Fifty images of noise with structure."""
+
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return 50
+
+    def raw(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        number = torch.from_numpy(rows).to(self.dtype)
+        pixels = torch.arange(64, dtype=self.dtype)
+        return torch.sin(number[:, None] + pixels * 0.3).reshape(-1, 1, 8, 8), None
+
+
+def precisely(dtype: torch.dtype) -> Objective:
+    """Return the objective of a velocity field with everything in this precision."""
+
+    def times(draws: Draws) -> Tensor:
+        return stratified(uniform)(draws).to(dtype)
+
+    inner = velocity_objective(times, squared)
+
+    def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
+        return inner(field, Pair(pair.x0.to(dtype), pair.x1.to(dtype)), draws)
+
+    return objective
+
+
+def fit_of(world: World, dtype: torch.dtype, *, flip: bool = False, **chosen: object) -> Fit:
+    usual = {"steps": STEPS, "batch": 16, "lr": 1e-2, "ema_halflife": 2.0}
+    torch.manual_seed(0)
+    net = build(UnetSettings(kind="unet", channels=8, attention=(4,)), (1, 8, 8), None).to(dtype)
+    with torch.no_grad():
+        for weight in net.parameters():  # no layer starts at zero
+            weight.add_(0.05 * torch.randn(weight.shape, dtype=dtype))
+    average = copy.deepcopy(net).requires_grad_(False)
+    settings = FitSettings.model_validate(usual | chosen)
+    coupling = Independent(Images(dtype), seed=0, flip=flip)
+    kept = {"seed": 0, "stream": "test", "device": CPU, "world": world}
+    return Fit(net, average, coupling, precisely(dtype), settings, **kept)  # type: ignore[arg-type]
+
+
+def joined_up(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([part.detach().reshape(-1) for part in parts])
+
+
+def gradient(world: World, **chosen: object) -> Tensor:
+    """Return the gradient of the first step, unclipped."""
+    fit = fit_of(world, torch.float32, clip=1e9, **chosen)
+    fit.advance()
+    parts = [fit.layout.whole(weight.grad) for weight in fit.weights.values() if weight.grad is not None]
+    return joined_up(parts)
+
+
+def trained(world: World, dtype: torch.dtype, **chosen: object) -> dict[str, Tensor]:
+    """Return the state after twenty steps and the loss of each."""
+    fit, losses = fit_of(world, dtype, **chosen), []
+    for _ in range(STEPS):
+        fit.advance()
+        losses.append(fit.tally.read(world).loss)
+    return fit.tensors() | {"losses": torch.tensor(losses)}
+
+
+def resumed(world: World, dtype: torch.dtype, **chosen: object) -> dict[str, Tensor]:
+    """Return the state after twenty steps with an interruption after twelve."""
+    first = fit_of(world, dtype, **chosen)
+    for _ in range(12):
+        first.advance()
+    kept = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    second = fit_of(world, dtype, **chosen)
+    second.restore(kept, 12)
+    for _ in range(STEPS - 12):
+        second.advance()
+    return second.tensors()
+
+
+def computed(world: World) -> dict[str, Tensor]:
+    """Return all that is compared, by name."""
+    results = {
+        "single": trained(world, torch.float32),
+        "double": trained(world, torch.float64),
+        "pieces": trained(world, torch.float64, micro_batch=4),
+        "flipped": trained(world, torch.float64, flip=True),
+    }
+    flat = {f"{case}.{name}": tensor for case, state in results.items() for name, tensor in state.items()}
+    return flat | {"gradient": gradient(world), "gradient in pieces": gradient(world, micro_batch=2)}
+
+
+def sharded(world: World) -> dict[str, Tensor]:
+    """Return what shares of a network come to."""
+    results = {
+        "shares": trained(world, torch.float32, sharded=True),
+        "shares in pieces": trained(world, torch.float64, sharded=True, micro_batch=4),
+        "shares resumed": resumed(world, torch.float32, sharded=True),
+        "resumed": resumed(world, torch.float32),
+    }
+    fit = fit_of(world, torch.float32, sharded=True)
+    fit.advance()
+    average = joined_up(fit.averaged().parameters())
+    flat = {f"{case}.{name}": tensor for case, state in results.items() for name, tensor in state.items()}
+    return flat | {"average of shares": average, "gradient of shares": gradient(world, sharded=True)}
+
+
+def spoken(world: World) -> dict[str, Tensor]:
+    """Return what the processes tell one another."""
+    vote = Vote(world)
+    first = vote.cast(world.rank, 0)
+    second = vote.cast(0, 7 * world.rank)
+    third = vote.counted()
+    rank = torch.tensor([float(world.rank)])
+    return {
+        "votes": torch.tensor([first, second, third]),
+        "agreed": torch.tensor(agree(world.rank + 5, world)),
+        "total": total(rank + 1, world),
+        "shared": shared({"a": rank + 3} if world.leads else {}, world)["a"],
+    }
+
+
+def main(out: Path) -> None:
+    with joined(CPU) as world:
+        answers = computed(world) | sharded(world) | spoken(world)
+        for rank in range(world.size):
+            if rank == world.rank:
+                save_file({k: v.contiguous() for k, v in answers.items()}, out / f"{rank}.safetensors")
+
+
+if __name__ == "__main__":
+    assert ALONE.size == 1
+    main(Path(sys.argv[1]))
