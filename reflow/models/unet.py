@@ -16,12 +16,21 @@ HEAD = 32  # channels per attention head
 GROUP = 8  # smallest number of channels that are normalised together
 
 
-def norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Torch's group norm, whose forward-mode derivative takes no channels_last features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features, shaped like x."""
+        tangent = torch.autograd.forward_ad.unpack_dual(x).tangent
+        return super().forward(x if tangent is None else x.contiguous())
+
+
+def norm(channels: int) -> GroupNorm:
     """Return a group norm of at most 32 groups of at least GROUP channels."""
     groups = max(1, min(32, channels // GROUP))
     while channels % groups:
         groups -= 1
-    return nn.GroupNorm(groups, channels)
+    return GroupNorm(groups, channels)
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
