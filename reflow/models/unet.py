@@ -21,7 +21,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised features, shaped like x."""
-        tangent = torch.autograd.forward_ad.unpack_dual(x).tangent
+        tangent = torch.autograd.forward_ad.unpack_dual(x).tangent  # type: ignore[no-untyped-call]
         return super().forward(x if tangent is None else x.contiguous())
 
 
