@@ -163,14 +163,14 @@ class _Session:
                     figures, validation = self.figures(), self.validation()
                     if self.followers:
                         self.followers.log(fit, figures, validation)
+                if self.passes(settings.snapshots):  # before the state, which a killed run goes on from
+                    self.try_to(self.keep_averages)
                 asked, due = vote.cast(stop.signal or 0, self.due())
                 if asked:
                     self.save()
                     raise Interrupted(asked, f"at step {fit.step}; the state is saved")
                 if due:
                     self.try_to(self.save)
-                if self.passes(settings.snapshots):
-                    self.try_to(self.keep_averages)
                 if fit.step % settings.preview_every == 0 and fit.step < settings.steps:
                     self.show()
             vote.counted()

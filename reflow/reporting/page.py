@@ -134,7 +134,7 @@ def _summary(run: Run, evaluated: dict[str, dict[str, Any]], metrics: list[str])
 
 
 def _loss_curve(entry: Entry) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in entry.log]
+    return [(line["step"], line["loss"]) for line in entry.log if line["loss"] is not None]
 
 
 def _lineage_row(run: Run, entry: Entry) -> dict[str, Any]:
