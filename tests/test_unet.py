@@ -51,7 +51,7 @@ def close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 4)])
 def test_enlarging_is_nearest_neighbour_and_a_convolution(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    layer = unet.Enlarge(5, 3, 3, padding=1).double()
+    layer = unet.Enlarge(5, 3).double()
     x = torch.randn(4, 5, *shape, dtype=torch.float64, requires_grad=True)
     inputs = (x, *layer.parameters())
     close(gradients(layer, inputs, x), gradients(lambda x: enlarged_plainly(layer, x), inputs, x))

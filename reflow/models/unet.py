@@ -49,14 +49,21 @@ def activate(x: Tensor) -> Tensor:
 class Enlarge(nn.Conv2d):
     """A 3 x 3 convolution of its input enlarged to twice its height and width (nearest neighbour).
 
-    Each of the four pixels made of one sees some of the nine weights twice. Adding these up first, in a
-    transposed convolution of stride 2, takes 4/9 of the multiply-adds.
+    Each of the four pixels made of one sees some of the nine weights on the same pixel. Adding these up
+    first, for a transposed convolution of stride 2, saves 5/9 of the multiply-adds.
     """
+
+    sums: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        along = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+        self.register_buffer("sums", torch.kron(along, along), persistent=False)  # (16, 9)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, 2 H, 2 W)."""
-        sums = F.avg_pool2d(self.weight, 2, stride=1, padding=1, divisor_override=1)  # (O, I, 4, 4)
-        enlarged = F.conv_transpose2d(x, sums.flip(2, 3).transpose(0, 1), stride=2, padding=1)
+        kernel = F.linear(self.weight.flatten(2), self.sums).reshape(*self.weight.shape[:2], 4, 4)
+        enlarged = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1)
         assert self.bias is not None
         return enlarged.add_(self.bias[:, None, None])  # inside, oneDNN's gradient is 3 times slower
 
@@ -151,7 +158,7 @@ class Unet(nn.Module):
                 self.up.append(block(width + skips.pop(), outputs, level))
                 width = outputs
             if level:
-                self.grow.append(Enlarge(width, width, 3, padding=1))
+                self.grow.append(Enlarge(width, width))
         self.norm = norm(width)
         self.leave = zero(nn.Conv2d(width, colours, 3, padding=1))
         self.blocks = blocks
