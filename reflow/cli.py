@@ -6,6 +6,30 @@ from typing import Annotated
 import typer
 
 from reflow import __version__
+from reflow.arguments import (
+    BakedGuidance,
+    Compiled,
+    Device,
+    Fresh,
+    Grid,
+    Json,
+    Labels,
+    ModelPath,
+    Out,
+    PartOf,
+    Precision,
+    RecipeName,
+    ReflowPairs,
+    SampleSolver,
+    Seed,
+    Set,
+    Solver,
+    StudentPairs,
+    Teacher,
+    Track,
+    TrainingData,
+    Weights,
+)
 from reflow.options import changes_of, solver_changes, weights_of
 
 app = typer.Typer(
@@ -18,36 +42,6 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
 )
-
-Out = Annotated[Path, typer.Option("--out", help="Directory of the results.", metavar="DIR")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
-]
-Seed = Annotated[int | None, typer.Option(help="Root of all randomness; default: the recipe's.", min=0)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Discard an unfinished or different result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        metavar="W1,W2,...",
-        help="Shares of several --pairs, in their order; default: by number of pairs.",
-    ),
-]
-Compiled = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="Compile the network first; default: on NVIDIA GPUs only."),
-]
-Track = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME", help="Show the run in tensorboard, wandb, trackio or mlflow; may be repeated."
-    ),
-]
-ModelPath = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -70,26 +64,11 @@ def options(
 @app.command()
 def train(
     out: Out,
-    recipe: Annotated[
-        str | None,
-        typer.Argument(metavar="[RECIPE]", help="Built-in name (digits, gaussians) or a .toml path."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SRC",
-            help="Image folder, .npz, .zip, IDX .gz or built-in set; default: the recipe's.",
-        ),
-    ] = None,
-    pairs: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Reflow: train on these pairs, with --init; may be repeated."),
-    ] = None,
+    recipe: RecipeName = None,
+    data: TrainingData = None,
+    pairs: ReflowPairs = None,
     weights: Weights = None,
-    init: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs."),
-    ] = None,
+    init: Teacher = None,
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -138,38 +117,19 @@ def couple(
         float | None,
         typer.Option(help="Wanted RMS error of the images, in data units; a pilot sees to it."),
     ] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="With a tolerance: adams (default, grid and order from the pilot), or a step size per "
-            "sample: adams2 to adams4, bosh3, dopri5, tsit5. With --steps: euler, midpoint, heun "
-            "(default), rk4, adams2 to adams4, dpm2m."
-        ),
-    ] = None,
+    solver: Solver = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a fixed grid.", min=1)] = None,
-    grid: Annotated[
-        str | None, typer.Option(help="With --steps: uniform, cosine, shifted, edm or calibrated.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Classes of the pairs, such as 0,3; default: all in turn.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance, baked into the pairs.", min=0)
-    ] = None,
+    grid: Grid = None,
+    labels: Labels = None,
+    guidance: BakedGuidance = None,
     invert: Annotated[
         bool, typer.Option("--invert", help="Take the real training images to noise instead.")
     ] = False,
     data: Annotated[
         str | None, typer.Option(metavar="SRC", help="With --invert: the data, if it was your own files.")
     ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Make the shards of part I of N; jobs may share the directory."),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Of the network: float32 (default), bfloat16 or, on GPUs, float16."),
-    ] = None,
+    part: PartOf = None,
+    precision: Precision = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network first (a minute or two).")
     ] = False,
@@ -225,10 +185,7 @@ def average(
 @app.command()
 def distill(
     model: ModelPath,
-    pairs: Annotated[
-        list[Path],
-        typer.Option(metavar="DIR", help="Pairs that the model made or learnt from; may be repeated."),
-    ],
+    pairs: StudentPairs,
     out: Out,
     weights: Weights = None,
     steps: Annotated[int | None, typer.Option(help="Evaluations per image of the student.", min=1)] = None,
@@ -277,7 +234,8 @@ def evaluate(
     if nfe is not None:
         overrides.append(f"evaluate.nfe=[{nfe}]")
     result = stage.run(models, overrides, source=data, out=out, device=device)
-    print(stage.to_json(result) if as_json else stage.to_table(result))  # noqa: T201
+    if result is not None:  # under torchrun the first process has it
+        print(stage.to_json(result) if as_json else stage.to_table(result))  # noqa: T201
 
 
 @app.command()
@@ -290,13 +248,7 @@ def sample(
     count: Annotated[int, typer.Option(help="Number of samples.", min=1)] = 64,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations per sample.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Wanted error, in data units.")] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="With --nfe: euler (default), midpoint, heun, rk4, adams2 to adams4, dpm2m. "
-            "With --tolerance: adams2 to adams4 (default), bosh3, dopri5, tsit5."
-        ),
-    ] = None,
+    solver: SampleSolver = None,
     seed: Annotated[int, typer.Option(help="Which noise.", min=0)] = 0,
     label: Annotated[int | None, typer.Option(help="Class of all samples; default: all in turn.")] = None,
     guidance: Annotated[

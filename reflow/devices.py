@@ -1,10 +1,15 @@
 """Where the networks run."""
 
+import ctypes
+import platform
+
 import torch
 from torch import Tensor
 
 from reflow.errors import ReflowError, UsageError
 from reflow.flow import VelocityField
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt, in bytes
 
 
 def choose_device(name: str, rank: int = 0) -> torch.device:
@@ -17,6 +22,25 @@ def choose_device(name: str, rank: int = 0) -> torch.device:
     # The mathematics is in float32; cuDNN would round convolutions to TF32 and choose kernels at will.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
+    device = _device(name, rank)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Keep memory that tensors free on the CPU in this process, where its C library is glibc.
+
+    By default large blocks go back to the system at once, and cost a page fault per 4 kB when the next
+    tensor asks for them: a sixth of a training step on images of 28 x 28 pixels.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _device(name: str, rank: int) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", rank % torch.cuda.device_count())

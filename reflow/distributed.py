@@ -36,6 +36,10 @@ class World:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
+    def share(self, count: int) -> range:
+        """Return which of the numbers 0 to count - 1 are this process's, in the order of ranks."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
 
 ALONE = World(0, 1, 0)
 
@@ -64,6 +68,8 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and here.leads
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if not port:
+        raise UsageError("torchrun --master-port 0 tells nobody the port; give a number, or --standalone")
     store = TCPStore(address, port, is_master=hosts, wait_for_workers=False, timeout=PATIENCE)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -132,6 +138,27 @@ class Shared(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.kinds)
+
+
+def gathered(tensor: Tensor, world: World) -> list[Tensor] | None:
+    """Return the tensor of every process in the order of ranks, on rank 0 and on the CPU; None elsewhere.
+
+    They may differ in length, and in nothing else.
+    """
+    if world.size == 1:
+        return [tensor.cpu()]
+    mine = tensor.cpu().contiguous()
+    lengths: list[Any] | None = [None] * world.size if world.leads else None
+    dist.gather_object(len(mine), lengths)
+    if lengths is None:
+        if len(mine):
+            dist.send(mine, 0)
+        return None
+    parts = [mine, *(mine.new_empty((length, *mine.shape[1:])) for length in lengths[1:])]
+    for rank, part in enumerate(parts):
+        if rank and len(part):
+            dist.recv(part, rank)
+    return parts
 
 
 class Vote:

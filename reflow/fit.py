@@ -24,11 +24,11 @@ from reflow.distributed import ALONE, World
 from reflow.draws import Draws, draws
 from reflow.errors import ReflowError
 from reflow.flow import Losses, Objective, Pair
+from reflow.hyperparameters import FitSettings
 from reflow.models.checkpointing import checkpoint_activations
 from reflow.models.preconditioning import Preconditioned
 from reflow.noise import draw_seed
 from reflow.parallel import Layout, Replicated, Sharded
-from reflow.settings import FitSettings
 from reflow.tally import PATIENCE, Tally
 
 HALVINGS = 16  # of the loss's scale in float16, 2^16 at first; until it is 1, overflows say nothing

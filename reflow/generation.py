@@ -138,13 +138,14 @@ def generate(
     device: torch.device,
     labels: Sequence[int] | None = None,
     guidance: GuidanceSettings | None = None,
+    first: int = 0,
 ) -> Iterator[Samples]:
-    """Yield samples number 0 to count - 1, a batch at a time and in order."""
+    """Yield `count` samples from number `first` on, a batch at a time and in order."""
     source = source_of(model, seed=seed, stream=stream, device=device, labels=labels)
     velocity = charged(model, guidance or GuidanceSettings())
     plan = plan_without_pilot(method)
-    for start in range(0, count, batch):
-        numbers = range(start, min(start + batch, count))
+    for start in range(first, first + count, batch):
+        numbers = range(start, min(start + batch, first + count))
         x0 = source.noise(numbers)
         x1, nfe = torch.empty_like(x0), torch.zeros(len(numbers), dtype=torch.int64)
         for arrival in arrivals(velocity, source.draws(numbers), plan, device, batch=batch):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from reflow.architectures import DitSettings, MlpSettings, UnetSettings
+from reflow.hyperparameters import DistillSettings, ReflowSettings, VelocityFitSettings
 from reflow.sections import Count, NonNegative, Positive, Settings, Time
 
 FixedSolver = Literal["euler", "midpoint", "heun", "rk4", "adams2", "adams3", "adams4", "dpm2m"]
@@ -15,7 +16,6 @@ FIXED_SOLVERS: tuple[str, ...] = get_args(FixedSolver)  # take steps
 TOLERANT_SOLVERS = ("adams", "adams2", "adams3", "adams4", "bosh3", "dopri5", "tsit5")  # take a tolerance
 SolverName = Literal[FixedSolver, "adams", "bosh3", "dopri5", "tsit5"]
 GridName = Literal["uniform", "cosine", "shifted", "edm", "calibrated"]
-DistanceName = Literal["squared", "pseudo-huber"]
 
 ModelSettings = MlpSettings | UnetSettings | DitSettings
 MODEL_KINDS: tuple[str, ...] = tuple(
@@ -47,120 +47,6 @@ class DataSettings(Settings):
     )
     flip: bool = Field(False, description="mirror training images left-right at random")
     points: Count = Field(20_000, description="number of points drawn from a 2-D set")
-
-
-class FitSettings(Settings):
-    """What every training stage has: the optimiser and the rhythm of the loop."""
-
-    steps: Count = Field(description="optimiser steps; may grow later, which continues a finished run")
-    batch: Count = Field(description="examples per step, over all processes")
-    lr: Positive = Field(description="Adam's learning rate after the warm-up")
-    warmup: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps of linear growth of the learning rate"
-    )
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="learning rate after the warm-up; linear and cosine end at zero"
-    )
-    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.999, description="Adam's decay of the second moment"
-    )
-    clip: Positive = Field(1.0, description="largest gradient norm")
-    ema_halflife: Positive = Field(description="half-life of the averaged weights, in steps")
-    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
-        "float32",
-        exclude_if=lambda precision: precision == "float32",  # headers without it keep their bytes
-        description="of the network's inside; tf32 for NVIDIA GPUs, the 16-bit ones by autocast, float16 "
-        "with loss scaling; weights, t and the loss stay float32",
-    )
-    micro_batch: Count | None = Field(
-        None,
-        exclude_if=lambda size: size is None,
-        description="examples that a process takes through the network at once, where memory is short; "
-        "gradients are added up over the batch",
-    )
-    recompute: bool = Field(
-        False,
-        exclude_if=lambda recompute: not recompute,
-        description="compute activations again in the backward pass instead of keeping them: less memory, "
-        "about a third more time",
-    )
-    sharded: bool = Field(
-        False,
-        exclude_if=lambda sharded: not sharded,
-        description="under torchrun, each process keeps a share of weights, averages and moments instead "
-        "of all (FSDP2), for models that do not fit into one GPU",
-    )
-    snapshots: Annotated[int, Field(ge=0)] = Field(
-        8,
-        exclude_if=lambda count: count == 8,
-        description="times at which two power-function averages are stored, evenly over the training, for "
-        "reflow average to rebuild other averages from; 0 tracks none",
-    )
-    log_every: Count = Field(50, description="steps between lines of log.jsonl")
-    save_every: Count = Field(1000, description="steps between saved states")
-    save_minutes: Positive = Field(
-        10.0,
-        exclude_if=lambda minutes: minutes == 10,
-        description="minutes after which a state is saved, whatever the steps",
-    )
-    preview_every: Count = Field(1000, description="steps between previews in samples.png")
-    validate_every: Count = Field(
-        500,
-        exclude_if=lambda steps: steps == 500,
-        description="steps between losses of the averaged model on held-out and on training examples",
-    )
-
-
-# What may change from one session to the next: when things are written, and how the same step is computed.
-RHYTHM = frozenset(
-    [
-        *("log_every", "save_every", "save_minutes", "preview_every", "validate_every"),
-        *("micro_batch", "recompute", "sharded"),
-    ]
-)
-
-
-class VelocityFitSettings(FitSettings):
-    """[train]: fitting the velocity on data."""
-
-    times: Literal["uniform", "logit-normal", "u-shaped"] = Field(
-        "uniform", description="law of t in training"
-    )
-    logit_mean: Annotated[float, Field(allow_inf_nan=False)] = Field(
-        0.0, description="mean of logit(t) when times = logit-normal"
-    )
-    logit_std: Positive = Field(1.0, description="standard deviation of logit(t) when times = logit-normal")
-    sharpness: Annotated[float, Field(gt=0, le=100)] = Field(
-        4.0, description="parameter a of the law when times = u-shaped"
-    )
-    distance: DistanceName = Field("squared", description="what compares velocities")
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0,
-        exclude_if=lambda share: share == 0,  # headers without it keep the bytes they always had
-        description="share of labels replaced by the null label, which guidance needs; a model has one if "
-        "this is above 0 in [train]",
-    )
-
-
-class PairFitSettings(FitSettings):
-    """What training on pairs has beside."""
-
-    held_out: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.02,
-        exclude_if=lambda share: share == 0.02,
-        description="share of the pairs kept from training, to see in the log what is learnt by heart",
-    )
-
-
-class ReflowSettings(VelocityFitSettings, PairFitSettings):
-    """[reflow]: fitting the velocity on pairs."""
-
-
-class DistillSettings(PairFitSettings):
-    """[distill]: regression of a k-step student on pairs."""
-
-    student_steps: Count = Field(1, description="k: network evaluations per image of the student")
-    distance: DistanceName = Field("squared", description="what compares images")
 
 
 TOLERANCE = 2e-3  # a quarter of the step between two grey levels of 8 bits

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reflow.draws import Draws
 from reflow.flow import TimeSampler
-from reflow.settings import VelocityFitSettings
+from reflow.hyperparameters import VelocityFitSettings
 
 Quantile = Callable[[Tensor], Tensor]
 

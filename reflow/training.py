@@ -29,13 +29,13 @@ from reflow.errors import Interrupted, ReflowError
 from reflow.fit import Fit
 from reflow.flow import Objective
 from reflow.followers import Followers
+from reflow.hyperparameters import FitSettings
 from reflow.interruption import watching_signals
 from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
 from reflow.reporting.preview import preview
 from reflow.reporting.progress import say
 from reflow.reporting.tracking import require_tracker
-from reflow.settings import FitSettings
 from reflow.snapshots import discard_after, write_snapshot
 from reflow.states import States, kept
 from reflow.tally import Figures

@@ -27,7 +27,7 @@ from reflow.artifacts import (
     writing,
 )
 from reflow.errors import ReflowError
-from reflow.settings import RHYTHM
+from reflow.hyperparameters import RHYTHM
 
 LOCK = ".lock"
 WEIGHTS = "weights"  # the fact that tells in which proportions sets of pairs are mixed

@@ -6,6 +6,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch; two test workers share two 
 
 import hashlib
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -68,7 +69,7 @@ def one_line(answer: Answer, code: int = 1) -> str:
     assert answer.code == code, answer.err
     assert "Traceback" not in answer.err
     last = answer.err.strip().splitlines()[-1]
-    assert last.startswith("reflow: ")
+    assert re.match(r"reflow( \(rank \d+\))?: ", last), last
     return last
 
 

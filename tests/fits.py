@@ -15,8 +15,9 @@ from reflow.distributed import ALONE
 from reflow.draws import Draws
 from reflow.fit import Fit
 from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
+from reflow.hyperparameters import FitSettings
 from reflow.models import build
-from reflow.settings import FitSettings, MlpSettings, UnetSettings
+from reflow.settings import MlpSettings, UnetSettings
 from reflow.times import stratified, uniform
 
 CPU = torch.device("cpu")

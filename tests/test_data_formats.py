@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from files import GREY, RGB, Array, channels_first, folder, idx, load, members, pack, write
 
+from reflow.data import contents
+
 
 @pytest.mark.parametrize("images", [RGB, GREY], ids=["rgb", "grey"])
 def test_every_container_gives_the_stored_bytes_and_one_digest(tmp_path: Path, images: Array) -> None:
@@ -52,6 +54,41 @@ def test_sub_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.labels, [0, 1, 2, 3, 3, 4, 5, 5, 6, 7, 8])
     order = [0, 0, 0, 3, 1, 0, 0, 2, 0, 0, 0]
     np.testing.assert_array_equal(data.values, channels_first(RGB[order]))
+
+
+def test_classes_are_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for row, name in enumerate(["a/1.png", "a-b/1.png", "a/0.png"]):  # "-" comes before "/"
+        write(tmp_path / name, RGB[row])
+    data = load(tmp_path)
+    assert data.class_names == ("a", "a-b")
+    np.testing.assert_array_equal(data.labels, [0, 0, 1])
+    np.testing.assert_array_equal(data.values, channels_first(RGB[[2, 0, 1]]))
+
+
+def test_a_link_to_a_folder_is_a_class(tmp_path: Path) -> None:
+    folder(tmp_path / "elsewhere")
+    (tmp_path / "f").mkdir()
+    for name in "ab":
+        (tmp_path / "f" / name).symlink_to(tmp_path / "elsewhere")
+    assert load(tmp_path / "f").class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("block", [1, 2500, 1 << 20])
+def test_arrays_are_whole_whatever_is_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setenv("REFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(contents, "BLOCK", block)
+    samples = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    for name, save in {"a": np.savez, "b": np.savez_compressed}.items():
+        save(tmp_path / f"{name}.npz", images=RGB)
+        save(tmp_path / f"{name}-vectors.npz", samples=samples)
+        np.testing.assert_array_equal(load(tmp_path / f"{name}.npz").values, channels_first(RGB))
+        np.testing.assert_array_equal(load(tmp_path / f"{name}-vectors.npz").values, samples)
+    np.savez(tmp_path / "c.npz", samples=np.asfortranarray(samples))
+    np.testing.assert_array_equal(load(tmp_path / "c.npz").values, samples)
+    source = idx(tmp_path / "t-images-idx3-ubyte.gz", 0x803, GREY)
+    np.testing.assert_array_equal(load(source).values, channels_first(GREY))
 
 
 def test_a_folder_ignores_hidden_and_foreign_files(tmp_path: Path) -> None:

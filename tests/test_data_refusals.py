@@ -38,22 +38,14 @@ def test_foreign_files_are_named(tmp_path: Path) -> None:
 def test_decompression_bombs_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
+    monkeypatch.setenv("REFLOW_CACHE", str(tmp_path / "cache"))  # the limit is no setting of ours
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    refused(folder(tmp_path), "000.png", "too many pixels", "shrink or remove it")
+    refused(folder(tmp_path / "f"), "000.png", "too many pixels", "shrink or remove it")
 
 
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     write(folder(tmp_path) / "f.tif", Image.new("F", (32, 32)))
     refused(tmp_path, "f.tif", "floating-point")
-
-
-def test_images_that_exceed_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> Array:
-        raise MemoryError
-
-    folder(tmp_path)
-    monkeypatch.setattr(np, "empty", full)
-    refused(tmp_path, "4 images of 32 x 32", "data.size")
 
 
 def test_loose_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
@@ -130,6 +122,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
         ({"samples": np.zeros(3)}, ["'samples' is float64 [3]", "[N,D]"]),
         ({"samples": np.zeros((3, 2), int)}, ["'samples' is int64", "float32"]),
         ({"samples": np.array([[0.0], [np.nan]])}, ["sample 1", "NaN"]),
+        ({"samples": np.where(np.arange(9**6) == 7**6, np.nan, 0)[:, None]}, ["sample 117649", "NaN"]),
         ({"samples": np.array([[1e300], [0.0]])}, ["sample 0", "infinity"]),
         ({"samples": np.zeros((1, 2))}, ["1 samples", "at least two"]),
     ],

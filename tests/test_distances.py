@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reflow.distances import DISTANCES, pseudo_huber, squared
-from reflow.settings import DistillSettings, VelocityFitSettings
+from reflow.hyperparameters import DistillSettings, VelocityFitSettings
 
 SHAPES = [(5, 2), (4, 1, 8, 8), (3, 3, 4, 6)]
 shapes = pytest.mark.parametrize("shape", SHAPES)

@@ -15,7 +15,7 @@ from reflow.distributed import ALONE
 
 HERE = Path(__file__).parent
 NOT_WEIGHTS = ("skipped", "losses")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def environment() -> dict[str, str]:
@@ -139,4 +139,5 @@ def test_processes_share_sums_and_what_the_first_one_has(ranks: list[dict[str, T
     for rank in ranks:
         assert int(rank["agreed"]) == 5
         assert float(rank["total"]) == 3
+        assert rank["gathered"].tolist() == [0, 1, 1, *(1, 1), *(0, 0)]  # in order, empty ones too
         assert float(rank["shared"]) == 3

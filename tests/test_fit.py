@@ -34,8 +34,9 @@ from reflow.flow import (
     VelocityField,
     interpolate,
 )
+from reflow.hyperparameters import FitSettings
 from reflow.models import build
-from reflow.settings import FitSettings, MlpSettings
+from reflow.settings import MlpSettings
 
 
 def error_of_velocity(net: nn.Module) -> float:

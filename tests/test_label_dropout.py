@@ -22,9 +22,10 @@ from reflow.errors import ReflowError
 from reflow.fit import Fit
 from reflow.flow import Losses, Pair, VelocityField, interpolate, velocity_objective
 from reflow.guidance import drop_labels, guided
+from reflow.hyperparameters import VelocityFitSettings
 from reflow.models import build
 from reflow.noise import draw_seed
-from reflow.settings import GuidanceSettings, MlpSettings, VelocityFitSettings
+from reflow.settings import GuidanceSettings, MlpSettings
 from reflow.stages.train import objective_of
 from reflow.times import stratified, uniform
 

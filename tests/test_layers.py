@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "reflow"
 LAYERS = [  # from the top; a module imports its own part or lower layers
     ["__main__"],
     ["cli"],
-    ["options"],
+    ["options", "arguments"],
     ["stages"],
     ["training"],
     ["followers"],
@@ -32,7 +32,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["noise", "moving"],
     ["config", "recipes"],
     ["settings"],
-    ["architectures"],
+    ["architectures", "hyperparameters"],
     ["sections"],
     ["errors"],
 ]

@@ -23,9 +23,9 @@ from reflow.draws import draws
 from reflow.fit import Fit
 from reflow.flow import Objective, Pair, regression_objective, velocity_objective
 from reflow.guidance import Guided, drop_labels
+from reflow.hyperparameters import FitSettings
 from reflow.models.checkpointing import checkpoint_activations
 from reflow.models.preconditioning import Preconditioned
-from reflow.settings import FitSettings
 from reflow.solvers import embedded, variable
 from reflow.solvers.engine import Method
 from reflow.solvers.plan import PER_SAMPLE, fixed_plan, per_sample_plan

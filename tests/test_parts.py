@@ -65,7 +65,7 @@ def test_parts_at_the_same_time_make_the_same_pairs(chain: Path, tmp_path: Path)
 
 
 def test_processes_of_torchrun_make_the_same_pairs(chain: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launch += ["--master-port", "0", "--no-python", sys.executable, "-m", "reflow"]
     answer = subprocess.run(
         [*launch, "couple", chain / "base", "--out", tmp_path], capture_output=True, text=True, check=False

@@ -11,7 +11,7 @@ from fields import batch_of
 from numpy.typing import NDArray
 from scipy import stats
 
-from reflow.settings import VelocityFitSettings
+from reflow.hyperparameters import VelocityFitSettings
 from reflow.times import LAWS, Quantile, logit_normal, stratified, u_shaped, uniform
 
 Floats = NDArray[np.float64]

@@ -21,9 +21,9 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from reflow.artifacts import TRACKING
 from reflow.errors import ReflowError, UsageError
 from reflow.reporting.tracking import (
-    FOLDER,
     PATIENCE,
     TRACKERS,
     Launch,
@@ -67,7 +67,7 @@ def steps(tracker: Tracker, first: int, last: int) -> None:
 
 
 def events(out: Path) -> EventAccumulator:
-    found = EventAccumulator(str(out / FOLDER / "tensorboard"))
+    found = EventAccumulator(str(out / TRACKING / "tensorboard"))
     found.Reload()
     return found
 
@@ -142,7 +142,7 @@ def test_a_run_killed_before_its_first_state_begins_again_in_tensorboard(tmp_pat
 
 
 def test_figures_wait_for_a_tracker_that_cannot_be_opened(tmp_path: Path) -> None:
-    obstacle = tmp_path / FOLDER / "tensorboard"
+    obstacle = tmp_path / TRACKING / "tensorboard"
     obstacle.parent.mkdir()
     obstacle.touch()
     said: list[str] = []
@@ -260,7 +260,7 @@ def test_a_run_keeps_its_identifier_until_its_folder_goes(tmp_path: Path) -> Non
     first = launch(tmp_path / "a").identifier()
     assert launch(tmp_path / "a", step=20).identifier() == first
     assert launch(tmp_path / "b").identifier() != first
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {FOLDER}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {TRACKING}
 
 
 def test_an_unknown_or_missing_tracker_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +360,7 @@ def test_a_resumed_run_keeps_its_identifier_in_wandb(
         steps(tracker, step + 10, last)
         tracker.close()
         time.sleep(1)  # it names the folders of sessions by the second
-    sessions = sorted((tmp_path / FOLDER / "wandb").glob("offline-run-*/run-*.wandb"))
+    sessions = sorted((tmp_path / TRACKING / "wandb").glob("offline-run-*/run-*.wandb"))
     told = []
     for session in sessions:
         found = list(records(session))

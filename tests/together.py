@@ -17,12 +17,13 @@ from torch import Tensor
 
 from reflow.couplings import Independent
 from reflow.distances import squared
-from reflow.distributed import ALONE, Shared, Vote, World, agree, joined, total
+from reflow.distributed import ALONE, Shared, Vote, World, agree, gathered, joined, total
 from reflow.draws import Draws
 from reflow.fit import Fit
 from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
+from reflow.hyperparameters import FitSettings
 from reflow.models import build
-from reflow.settings import FitSettings, UnetSettings
+from reflow.settings import UnetSettings
 from reflow.times import stratified, uniform
 
 CPU = torch.device("cpu")
@@ -140,9 +141,13 @@ def spoken(world: World) -> dict[str, Tensor]:
     second = vote.cast(0, 7 * world.rank)
     third = vote.counted()
     rank = torch.tensor([float(world.rank)])
+    lengths = (world.rank + 1, 2 * world.rank, 2 - 2 * world.rank)
+    lists = [gathered(torch.full((length,), world.rank), world) for length in lengths]
+    told = torch.cat([part for parts in lists for part in parts or [rank]])
     return {
         "votes": torch.tensor([first, second, third]),
         "agreed": torch.tensor(agree(world.rank + 5, world)),
+        "gathered": agree(told, world),
         "total": total(rank + 1, world),
         "shared": Shared({"a": rank + 3} if world.leads else {}, world)["a"],
     }

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from reflow.artifacts import (
     Header,
     canonical,
-    damaged,
     keep_names,
     read_header,
     tensor_layout,
@@ -65,9 +64,12 @@ def open_cached(path: Path, kind: Format, settings: DataSettings, watch: Watch) 
             found = source.known() or source.made(locked=locked)
     if found.skipped:
         names = _list_beside(found.path)
-        lines = names.read_text().splitlines() if names.exists() else []
+        lines = names.read_text(errors="replace").splitlines() if names.exists() else []
         first = listing([line.partition("\t")[0] for line in lines])
-        watch.say(f"{path}: {found.skipped} corrupt images are left out: {first} (reasons: {names})")
+        total = len(found.data) + found.skipped
+        watch.say(
+            f"{path}: {found.skipped} of {total} images left out as corrupt: {first} (reasons: {names})"
+        )
     return found.data
 
 
@@ -75,7 +77,7 @@ def verify(path: Path) -> Header:
     """Return the header of a file of decoded data after reading all of it."""
     header, values, labels = _mapped(path)
     if DataSet(values, labels, tuple(header.facts["class_names"])).digest() != header.facts["digest"]:
-        raise damaged(path, "its contents do not match its digest")
+        raise _damaged(path, "its contents do not match its digest")
     return header
 
 
@@ -132,7 +134,7 @@ class _Source:
         contents = self.kind.read(self.path, self.settings)
         part = self.own(f"{_host()}.{secrets.token_hex(8)}.part")
         header = _known_now(header, contents.class_names, "0" * 64, contents.count)
-        with Growing(part, header, contents.count) as file:
+        with Growing(part, header, contents.count, labelled=contents.labels is not None) as file:
             if locked:
                 self._clear_leftovers(part)
             skipped = fill(file, contents, self.settings, f"decode {self.path}", self.watch)
@@ -225,7 +227,7 @@ def _mapped(path: Path) -> tuple[Header, NDArray[Any], NDArray[np.int64] | None]
             raise ValueError("it is cut short")
         return header, arrays["values"], arrays.get("labels")
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise damaged(path, f"its tensors are not as announced ({error})") from error
+        raise _damaged(path, f"its tensors are not as announced ({error})") from error
 
 
 @contextlib.contextmanager
@@ -244,6 +246,10 @@ def _alone(lock: Path, source: str, watch: Watch) -> Iterator[bool]:
                 watch.say(f"{source} is being decoded by another process: waiting for it")
                 stack.enter_context(held(lock))
         yield locked
+
+
+def _damaged(path: Path, what: str) -> ReflowError:
+    return ReflowError(f"{path} is damaged: {what}; delete it, and the source is decoded again")
 
 
 def _host() -> str:

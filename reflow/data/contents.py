@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from reflow.settings import DataSettings
 
 BLOCK = 1 << 20  # bytes of an array that are converted together
+ENCODED, IMAGES = 1 << 18, 32  # bytes of image files that are decoded together; how many at most
 
 
 class Part(NamedTuple):
@@ -71,6 +72,11 @@ class Watch:
 def rows_per_block(row_bytes: int) -> int:
     """Return how many rows of an array make a block."""
     return max(1, BLOCK // max(1, row_bytes))
+
+
+def images_per_block(count: int, weight: int) -> int:
+    """Return how many image files make a block, of `count` with `weight` bytes in all."""
+    return max(1, min(IMAGES, ENCODED * count // max(1, weight)))
 
 
 def listing(names: list[str]) -> str:

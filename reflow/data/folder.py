@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from reflow.data.contents import Block, Contents, Corrupt, Part
+from reflow.data.contents import Block, Contents, Corrupt, Part, images_per_block
 from reflow.data.images import SUFFIXES, decode_all, reason
 from reflow.data.zipped import edm_labels
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
 
 INDEX = "dataset.json"
-IMAGES_PER_BLOCK = 8
 
 
 def files_of_folder(path: Path) -> dict[str, Path]:
@@ -58,7 +57,8 @@ def read_folder(path: Path, settings: DataSettings) -> Contents:
             labels = np.repeat(np.arange(len(classes)), list(classes.values())) if classes else None
     except OSError as error:
         raise _unreadable(path, error) from error
-    return Contents(len(names), _blocks(path, names, settings), labels, class_names, weight)
+    blocks = _blocks(path, names, images_per_block(len(names), weight), settings)
+    return Contents(len(names), blocks, labels, class_names, weight)
 
 
 def _inside(path: Path, folder: str) -> list[str]:
@@ -96,9 +96,9 @@ def _classes(path: Path, names: list[str]) -> dict[str, int]:
     return sizes
 
 
-def _blocks(path: Path, names: list[str], settings: DataSettings) -> Iterator[Block]:
-    for first in range(0, len(names), IMAGES_PER_BLOCK):
-        yield partial(_decoded, path, names[first : first + IMAGES_PER_BLOCK], settings)
+def _blocks(path: Path, names: list[str], step: int, settings: DataSettings) -> Iterator[Block]:
+    for first in range(0, len(names), step):
+        yield partial(_decoded, path, names[first : first + step], settings)
 
 
 def _decoded(path: Path, names: list[str], settings: DataSettings) -> list[Part | Corrupt]:

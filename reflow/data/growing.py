@@ -27,7 +27,7 @@ DTYPES = {"uint8": "U8", "float32": "F32", "int64": "I64"}  # as safetensors cal
 class Growing:
     """A new file for the values of `expected` samples or fewer, with room for the header in front."""
 
-    def __init__(self, path: Path, header: Header, expected: int) -> None:
+    def __init__(self, path: Path, header: Header, expected: int, *, labelled: bool) -> None:
         """Make the file; `header` is as long as the final one."""
         self.path, self.expected, self.count, self.first = path, expected, 0, ""
         self.shape: tuple[int, ...] = ()
@@ -35,7 +35,7 @@ class Growing:
         spare = (
             len(canonical(header.to_json())) + 1024
         )  # the entries of the two tensors, and digits that come later
-        self.begin = -(-(spare + 8 * expected) // PAGE) * PAGE
+        self.begin = -(-(spare + 8 * expected * labelled) // PAGE) * PAGE
         with writing_cache(path):
             self.file = path.open("x+b")
 

@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,15 +60,27 @@ def decode(name: str, content: bytes) -> Image.Image:
         ) from error
 
 
-def decode_all(encoded: Iterable[tuple[str, str, bytes]], settings: DataSettings) -> list[Part | Corrupt]:
-    """Return images, given as name within the source, name in messages and content."""
+def decode_all(
+    encoded: Iterable[tuple[str, str, bytes | CorruptImageError]], settings: DataSettings
+) -> list[Part | Corrupt]:
+    """Return images, given as name within the source, name in messages and content or why there is none.
+
+    Neighbours of one shape come together.
+    """
     decoded: list[Part | Corrupt] = []
     for name, origin, content in encoded:
         try:
+            if isinstance(content, CorruptImageError):
+                raise content
             decoded.append(Part(origin, fitted(decode(origin, content), settings)))
         except CorruptImageError as error:
             decoded.append(Corrupt(name, str(error)))
-    return decoded
+    together: list[Part | Corrupt] = []
+    for _, group in groupby(decoded, lambda image: image.values.shape if isinstance(image, Part) else None):
+        images = list(group)
+        parts = [image.values for image in images if isinstance(image, Part)]
+        together += [Part(images[0].name, np.concatenate(parts))] if parts else images
+    return together
 
 
 def opaque(image: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TypeVar
 
 from reflow.errors import ReflowError
@@ -20,9 +21,16 @@ from reflow.errors import ReflowError
 Result = TypeVar("Result")
 
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of work and of time, or "max"
+
+
 def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processors this process may use, by its affinity and its container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        work, time = map(int, QUOTA.read_text().split())
+        count = min(count, max(1, round(work / time)))
+    return count
 
 
 def in_order(jobs: Iterable[Callable[[], Result]], pool: Executor, workers: int) -> Iterator[Result]:

@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reflow.data.contents import Block, Contents, Corrupt, Part
+from reflow.data.contents import Block, Contents, images_per_block
 from reflow.data.dataset import number_classes
 from reflow.data.images import SUFFIXES, CorruptImageError, decode_all, reason
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
-
-IMAGES_PER_BLOCK = 8
 
 Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]
 
@@ -49,7 +47,8 @@ def read_zip(path: Path, settings: DataSettings) -> Contents:
             raise ReflowError(f"{path} holds no images; looked for {', '.join(SUFFIXES)}")
         labels, class_names = _labels(archive, names, path)
         weight = sum(archive.getinfo(name).file_size for name in names)
-    return Contents(len(names), _blocks(path, names, settings), labels, class_names, weight)
+    blocks = _blocks(path, names, images_per_block(len(names), weight), settings)
+    return Contents(len(names), blocks, labels, class_names, weight)
 
 
 def edm_labels(text: bytes, names: list[str], origin: str) -> Labels:
@@ -111,29 +110,17 @@ def _opened(path: Path) -> zipfile.ZipFile:
         raise ReflowError(f"{path} cannot be unzipped ({reason(error)}); make it anew") from error
 
 
-def _blocks(path: Path, names: list[str], settings: DataSettings) -> Iterator[Block]:
+def _blocks(path: Path, names: list[str], step: int, settings: DataSettings) -> Iterator[Block]:
     with _opened(path) as archive:
-        for first in range(0, len(names), IMAGES_PER_BLOCK):
-            block: list[tuple[str, bytes] | Corrupt] = []
-            for name in names[first : first + IMAGES_PER_BLOCK]:
+        for first in range(0, len(names), step):
+            block = []
+            for name in names[first : first + step]:
                 try:
-                    block.append((name, _content(archive, name, path)))
+                    content: bytes | CorruptImageError = _content(archive, name, path)
                 except CorruptImageError as error:
-                    block.append(Corrupt(name, str(error)))
-            yield partial(_decoded, path, block, settings)
-
-
-def _decoded(
-    path: Path, block: list[tuple[str, bytes] | Corrupt], settings: DataSettings
-) -> list[Part | Corrupt]:
-    decoded: list[Part | Corrupt] = []
-    for member in block:
-        if isinstance(member, Corrupt):
-            decoded.append(member)
-        else:
-            name, content = member
-            decoded += decode_all([(name, f"{name!r} in {path}", content)], settings)
-    return decoded
+                    content = error
+                block.append((name, f"{name!r} in {path}", content))
+            yield partial(decode_all, block, settings)
 
 
 def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:

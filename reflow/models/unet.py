@@ -2,7 +2,8 @@
 
 Residual blocks of two 3 x 3 convolutions with scale and shift from the time features, self-attention
 at chosen resolutions, strided convolutions down, nearest-neighbour up, and skip connections joined by
-concatenation. Its weights, and so its features, are channels_last.
+concatenation. Its weights, and so its features, are channels_last. On a CPU a pass over memory costs
+as much as a small convolution, so passes are saved where that changes nothing but rounding.
 """
 
 import torch
@@ -15,12 +16,21 @@ HEAD = 32  # channels per attention head
 GROUP = 8  # smallest number of channels that are normalised together
 
 
-def norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Torch's group norm, whose forward-mode derivative takes no channels_last features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features, shaped like x."""
+        tangent = torch.autograd.forward_ad.unpack_dual(x).tangent  # type: ignore[no-untyped-call]
+        return super().forward(x if tangent is None else x.contiguous())
+
+
+def norm(channels: int) -> GroupNorm:
     """Return a group norm of at most 32 groups of at least GROUP channels."""
     groups = max(1, min(32, channels // GROUP))
     while channels % groups:
         groups -= 1
-    return nn.GroupNorm(groups, channels)
+    return GroupNorm(groups, channels)
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -29,6 +39,33 @@ def zero(layer: nn.Conv2d) -> nn.Conv2d:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def activate(x: Tensor) -> Tensor:
+    """Return SiLU of x, which must not be used again: without gradients it is overwritten."""
+    return F.silu(x, inplace=not x.requires_grad)
+
+
+class Enlarge(nn.Conv2d):
+    """A 3 x 3 convolution of its input enlarged to twice its height and width (nearest neighbour).
+
+    Each of the four pixels made of one sees some of the nine weights on the same pixel. Adding these up
+    first, for a transposed convolution of stride 2, saves 5/9 of the multiply-adds.
+    """
+
+    sums: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        along = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+        self.register_buffer("sums", torch.kron(along, along), persistent=False)  # (16, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, outputs, 2 H, 2 W)."""
+        kernel = F.linear(self.weight.flatten(2), self.sums).reshape(*self.weight.shape[:2], 4, 4)
+        enlarged = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1)
+        assert self.bias is not None
+        return enlarged.add_(self.bias[:, None, None])  # inside, oneDNN's gradient is 3 times slower
 
 
 class Attention(nn.Module):
@@ -72,10 +109,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         """Return (B, outputs, H, W)."""
         scale, shift = self.modulate(features)[:, :, None, None].chunk(2, dim=1)
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = F.silu(torch.addcmul(shift, self.norm2(hidden), scale + 1))
+        hidden = self.conv1(activate(self.norm1(x)))
+        hidden = activate(torch.addcmul(shift, self.norm2(hidden), scale + 1))
         hidden = self.conv2(self.dropout(hidden))
-        attended: Tensor = self.attention(self.skip(x) + hidden)
+        attended: Tensor = self.attention(hidden.add_(self.skip(x)))
         return attended
 
 
@@ -121,7 +158,7 @@ class Unet(nn.Module):
                 self.up.append(block(width + skips.pop(), outputs, level))
                 width = outputs
             if level:
-                self.grow.append(nn.Conv2d(width, width, 3, padding=1))
+                self.grow.append(Enlarge(width, width))
         self.norm = norm(width)
         self.leave = zero(nn.Conv2d(width, colours, 3, padding=1))
         self.blocks = blocks
@@ -143,8 +180,8 @@ class Unet(nn.Module):
             x = block(torch.cat([x, skips.pop()], dim=1), features)
             finished, rest = divmod(index + 1, self.blocks + 1)
             if not rest and finished <= len(self.grow):
-                x = self.grow[finished - 1](F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        residual: Tensor = self.leave(F.silu(self.norm(x)))
+                x = self.grow[finished - 1](x)
+        residual: Tensor = self.leave(activate(self.norm(x)))
         return residual
 
     def units(self) -> list[nn.Module]:

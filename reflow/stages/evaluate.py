@@ -1,6 +1,8 @@
 """evaluate: distances to held-out data per NFE, and straightness, of one or several models."""
 
+import contextlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from reflow.artifacts import prepare, write_atomically
 from reflow.config import with_source
 from reflow.data import DataSet
 from reflow.devices import choose_device
+from reflow.distributed import World, gathered, joined, world
 from reflow.errors import ReflowError
 from reflow.generation import fixed_method, generate, source_of, usual_method
 from reflow.lineage import real_data, recipe_of
@@ -54,6 +57,64 @@ class _Yardstick:
         return found
 
 
+@dataclass(frozen=True)
+class _Crew:
+    """The processes that generate, each its share of the numbers; the first one gets what all made.
+
+    A sample depends on its number alone (to rounding), so any crew makes the same.
+    """
+
+    recipe: Recipe
+    labels: list[int] | None
+    device: torch.device
+    world: World
+
+    def together(self, parts: Iterable[Tensor], like: Tensor) -> Tensor | None:
+        """Return the rows of all processes in order, on the first one; `like` (0, ...) is no row."""
+        ranks = gathered(torch.cat([like, *parts]), self.world)
+        return None if ranks is None else torch.cat(ranks)
+
+    def samples(self, model: Model, method: SolverSettings) -> tuple[Tensor, Tensor] | None:
+        """Return samples (N, *event) and what they cost (N,), on the first process."""
+        settings = self.recipe.evaluate
+        mine = self.world.share(settings.samples)
+        batches = list(
+            generate(
+                model,
+                len(mine),
+                method=method,
+                seed=self.recipe.seed,
+                stream=STREAM,
+                batch=settings.batch,
+                device=self.device,
+                labels=self.labels,
+                first=mine.start,
+            )
+        )
+        x1 = self.together((batch.pair.x1 for batch in batches), torch.empty(0, *model.event))
+        nfe = self.together((batch.nfe for batch in batches), torch.empty(0, dtype=torch.int64))
+        return None if x1 is None or nfe is None else (x1, nfe)
+
+    def straightness(self, model: Model) -> float | None:
+        """Return the mean over trajectories, each per dimension, on the first process."""
+        settings = self.recipe.evaluate
+        source = source_of(model, seed=self.recipe.seed, stream=STREAM, device=self.device)
+        mine = self.world.share(settings.straightness_samples)
+        values = []
+        for start in range(mine.start, mine.stop, settings.batch):
+            numbers = range(start, min(start + settings.batch, mine.stop))
+            x0, label = source.noise(numbers).to(self.device), source.label(numbers)
+            found = straightness(
+                model,
+                x0,
+                tolerance=settings.straightness_tolerance,
+                label=None if label is None else label.to(self.device),
+            )
+            values.append(found.cpu())
+        everyone = self.together(values, torch.empty(0))
+        return None if everyone is None else float(everyone.mean())
+
+
 def run(
     paths: list[Path],
     overrides: list[str],
@@ -61,38 +122,29 @@ def run(
     source: str | None,
     out: Path,
     device: str,
-) -> dict[str, Any]:
-    """Evaluate the models, write the JSON to `out` and return it."""
-    where = choose_device(device)
+) -> dict[str, Any] | None:
+    """Evaluate the models, write the JSON to `out` and return it.
+
+    Processes of torchrun share the generation; the first one measures, writes and returns, the others
+    return None.
+    """
+    here = world()
+    where = choose_device(device, here.local_rank)
     prepare(out)
     models = [load_model(path).to(where) for path in paths]
     recipe = recipe_of(models[0], overrides)
     if source is not None:
         recipe = with_source(recipe, source)
-    settings = recipe.evaluate
-    for path, model in zip(paths, models, strict=True):
-        if _split_of(model) != _split_of(models[0]):
-            raise ReflowError(f"{path} and {paths[0]} were trained on other data, split or classes")
-        _methods(model, settings)  # refuse what cannot be done before the work begins
+    _require_comparable(models, paths, recipe.evaluate)
     training, held_out = real_data(recipe, models[0], open_data_watched)
-    yardstick = _yardstick(recipe, training, held_out)
-    real, _ = training.take(_spread(len(training), min(settings.samples, len(training))))
-    extractor = yardstick.extractor
-    result: dict[str, Any] = {
-        "schema": SCHEMA,
-        "seed": recipe.seed,
-        "samples": settings.samples,
-        "held_out": len(held_out),
-        "data": held_out.digest(),
-        "features": None
-        if extractor is None
-        else {"name": "classifier", "sha256": extractor.digest, "accuracy": extractor.accuracy},
-        "floor": {"samples": len(real), **yardstick.distances(real)},
-        "models": [
-            _evaluate(model, path, yardstick, held_out, recipe, where)
-            for path, model in zip(paths, models, strict=True)
-        ],
-    }
+    crew = _Crew(recipe, _labels(models[0], held_out, recipe.evaluate.samples), where, here)
+    with joined(where):
+        yardstick = _yardstick(recipe, training, held_out) if here.leads else None
+        found = [_evaluate(model, path, yardstick, crew) for path, model in zip(paths, models, strict=True)]
+    if yardstick is None:
+        return None
+    reference = _reference(yardstick, training, held_out)
+    result = {"schema": SCHEMA, "seed": recipe.seed, **reference, "models": found}
     write_atomically(out, (to_json(result) + "\n").encode())
     return result
 
@@ -123,9 +175,25 @@ def to_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _require_comparable(models: list[Model], paths: list[Path], settings: EvaluateSettings) -> None:
+    """Refuse what cannot be done before the work begins."""
+    for path, model in zip(paths, models, strict=True):
+        if _split_of(model) != _split_of(models[0]):
+            raise ReflowError(f"{path} and {paths[0]} were trained on other data, split or classes")
+        _methods(model, settings)
+
+
 def _split_of(model: Model) -> tuple[Any, ...]:
     """Return what decides which samples are held out, and what is generated."""
     return model.header.facts["split"], model.event, model.classes
+
+
+def _labels(model: Model, held_out: DataSet, count: int) -> list[int] | None:
+    """Return the labels of the samples: those of the held-out data, if the model knows labels."""
+    if model.classes is None or held_out.labels is None:
+        return None
+    labels: list[int] = held_out.labels[_spread(len(held_out), count)].tolist()
+    return labels
 
 
 def _yardstick(recipe: Recipe, training: DataSet, held_out: DataSet) -> _Yardstick:
@@ -146,45 +214,41 @@ def _yardstick(recipe: Recipe, training: DataSet, held_out: DataSet) -> _Yardsti
     return _Yardstick(real.flatten(1).numpy(), features, extractor, recipe.evaluate, recipe.seed)
 
 
-def _evaluate(
-    model: Model,
-    path: Path,
-    yardstick: _Yardstick,
-    held_out: DataSet,
-    recipe: Recipe,
-    where: torch.device,
-) -> dict[str, Any]:
-    settings = recipe.evaluate
-    labels = None
-    if model.classes is not None and held_out.labels is not None:
-        labels = held_out.labels[_spread(len(held_out), settings.samples)].tolist()
-    methods = _methods(model, settings)
+def _reference(yardstick: _Yardstick, training: DataSet, held_out: DataSet) -> dict[str, Any]:
+    """Return what the figures refer to, and the distance of real data from real data."""
+    wanted, extractor = yardstick.settings.samples, yardstick.extractor
+    real, _ = training.take(_spread(len(training), min(wanted, len(training))))
+    return {
+        "samples": wanted,
+        "held_out": len(held_out),
+        "data": held_out.digest(),
+        "features": None
+        if extractor is None
+        else {"name": "classifier", "sha256": extractor.digest, "accuracy": extractor.accuracy},
+        "floor": {"samples": len(real), **yardstick.distances(real)},
+    }
+
+
+def _evaluate(model: Model, path: Path, yardstick: _Yardstick | None, crew: _Crew) -> dict[str, Any]:
+    """Return the figures of a model; without a yardstick only help to generate the samples."""
+    methods = _methods(model, crew.recipe.evaluate)
     figures = []
-    with Meter(f"evaluate {path}", len(methods), "settings") as meter:
+    with contextlib.ExitStack() as stack:
+        title, total = f"evaluate {path}", len(methods)
+        meter = None if yardstick is None else stack.enter_context(Meter(title, total, "settings"))
         for done, method in enumerate(methods):
-            batches = list(
-                generate(
-                    model,
-                    settings.samples,
-                    method=method,
-                    seed=recipe.seed,
-                    stream=STREAM,
-                    batch=settings.batch,
-                    device=where,
-                    labels=labels,
+            samples = crew.samples(model, method)
+            if samples is not None and yardstick is not None and meter is not None:
+                x1, nfe = samples
+                figures.append(
+                    {
+                        "nfe": float(nfe.double().mean()),
+                        "solver": method.solver,
+                        "tolerance": method.tolerance,
+                        **yardstick.distances(x1),
+                    }
                 )
-            )
-            samples = torch.cat([batch.pair.x1 for batch in batches])
-            nfe = torch.cat([batch.nfe for batch in batches]).double()
-            figures.append(
-                {
-                    "nfe": float(nfe.mean()),
-                    "solver": method.solver,
-                    "tolerance": method.tolerance,
-                    **yardstick.distances(samples),
-                }
-            )
-            meter.update(done + 1)
+                meter.update(done + 1)
     return {
         "path": str(path),
         "sha256": model.digest,
@@ -192,7 +256,7 @@ def _evaluate(
         "rectification": model.header.rectification,
         "student_steps": model.student_steps,
         "figures": figures,
-        "straightness": None if model.student_steps else _straightness(model, recipe, where),
+        "straightness": None if model.student_steps else crew.straightness(model),
     }
 
 
@@ -201,25 +265,6 @@ def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
         return [usual_method(model)]
     fixed = [fixed_method(model, nfe, settings.solver) for nfe in settings.nfe]
     return [*fixed, usual_method(model)]
-
-
-def _straightness(model: Model, recipe: Recipe, where: torch.device) -> float:
-    """Return the mean over trajectories, each per dimension."""
-    settings = recipe.evaluate
-    source = source_of(model, seed=recipe.seed, stream=STREAM, device=where)
-    values = []
-    for start in range(0, settings.straightness_samples, settings.batch):
-        numbers = range(start, min(start + settings.batch, settings.straightness_samples))
-        x0, label = source.noise(numbers).to(where), source.label(numbers)
-        values.append(
-            straightness(
-                model,
-                x0,
-                tolerance=settings.straightness_tolerance,
-                label=None if label is None else label.to(where),
-            )
-        )
-    return float(torch.cat(values).mean())
 
 
 def _spread(available: int, wanted: int) -> NDArray[np.int64]:

@@ -15,12 +15,13 @@ from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
 from reflow.flow import Objective, velocity_objective
 from reflow.guidance import drop_labels, require_null_label
+from reflow.hyperparameters import VelocityFitSettings
 from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
 from reflow.reporting.progress import open_data_watched, open_pairs_watched
-from reflow.settings import Recipe, VelocityFitSettings
+from reflow.settings import Recipe
 from reflow.times import LAWS, stratified
 from reflow.training import Task, machine, train_model
 from reflow.validation import sides

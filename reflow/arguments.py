@@ -1,0 +1,91 @@
+"""Arguments and options of commands that are shared or long, with their help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[Path, typer.Option("--out", help="Directory of the results.", metavar="DIR")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
+]
+Seed = Annotated[int | None, typer.Option(help="Root of all randomness; default: the recipe's.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Discard an unfinished or different result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W1,W2,...",
+        help="Shares of several --pairs, in their order; default: by number of pairs.",
+    ),
+]
+Compiled = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the network first; default: on NVIDIA GPUs only."),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Show the run in tensorboard, wandb, trackio or mlflow; may be repeated."
+    ),
+]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A stage's directory or its model.safetensors.")
+]
+Solver = Annotated[
+    str | None,
+    typer.Option(
+        help="With a tolerance: adams (default, grid and order from the pilot), or a step size per "
+        "sample: adams2 to adams4, bosh3, dopri5, tsit5. With --steps: euler, midpoint, heun "
+        "(default), rk4, adams2 to adams4, dpm2m."
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Of the network: float32 (default), bfloat16 or, on GPUs, float16."),
+]
+BakedGuidance = Annotated[
+    float | None, typer.Option(help="Scale of classifier-free guidance, baked into the pairs.", min=0)
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(metavar="[RECIPE]", help="Built-in name (digits, gaussians) or a .toml path."),
+]
+TrainingData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SRC",
+        help="Image folder, .npz, .zip, IDX .gz or built-in set; default: the recipe's.",
+    ),
+]
+ReflowPairs = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Reflow: train on these pairs, with --init; may be repeated."),
+]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs."),
+]
+StudentPairs = Annotated[
+    list[Path],
+    typer.Option(metavar="DIR", help="Pairs that the model made or learnt from; may be repeated."),
+]
+SampleSolver = Annotated[
+    str | None,
+    typer.Option(
+        help="With --nfe: euler (default), midpoint, heun, rk4, adams2 to adams4, dpm2m. "
+        "With --tolerance: adams2 to adams4 (default), bosh3, dopri5, tsit5."
+    ),
+]
+PartOf = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Make the shards of part I of N; jobs may share the directory."),
+]
+Grid = Annotated[
+    str | None, typer.Option(help="With --steps: uniform, cosine, shifted, edm or calibrated.")
+]
+Labels = Annotated[
+    str | None, typer.Option(help="Classes of the pairs, such as 0,3; default: all in turn.")
+]
