@@ -42,8 +42,9 @@ lint: $(READY) ## check style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(RUN)/reflow/model.safetensors $(BENCH)/ready ## measure our solvers and others' on a run (default: digits); see docs/benchmarks.md
+bench: $(RUN)/reflow/model.safetensors $(BENCH)/ready ## measure our training and solvers and others' (default: on digits); see docs/benchmarks.md
 	$(VENV)/bin/python benchmarks/demo.py $(RUN)
+	$(BENCH)/bin/python benchmarks/train.py --json $(RUN)/training.json
 	$(BENCH)/bin/python benchmarks/couple.py --models $(RUN)/base --samples $(SAMPLES) --out $(RUN)/benchmark.json
 
 clean: ## remove .venv, .venv-bench, caches and runs/
@@ -60,10 +61,12 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Our own and the peers in one pip call: constraints.txt then holds torch for all of them.
-$(BENCH)/ready: pyproject.toml constraints.txt benchmarks/constraints.txt
+$(BENCH)/ready: pyproject.toml constraints.txt benchmarks/constraints.txt benchmarks/without-dependencies.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--constraint benchmarks/constraints.txt --editable '.[bench]'
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement benchmarks/without-dependencies.txt
 	@touch $@
 
 $(RUN)/base/model.safetensors: | $(READY)

@@ -1,12 +1,28 @@
-"""Benchmarks: what is read off measured curves. The peers themselves need .venv-bench."""
+"""Benchmarks: what is read off measured curves, and how turns are taken. The peers need .venv-bench."""
 
+import json
 import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-CURVES: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks/curves.py"))
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))  # so that other processes find what takes turns
+
+from breakdown import REST, breakdown  # noqa: E402
+from ours import Setting, our_loop, our_work, unet  # noqa: E402
+from rounds import alternate, paid_back  # noqa: E402
+
+CURVES: dict[str, Any] = runpy.run_path(str(BENCHMARKS / "curves.py"))
 Point, cost_at, nfe, table = (
     CURVES[name] for name in ("Point", "cost_at", "evaluations", "equal_error_table")
 )
@@ -44,3 +60,69 @@ def test_ratios_are_ours_over_theirs() -> None:
     ours, peer = table(curves, "ours", nfe).splitlines()[2:]
     assert ours == "| ours | 14 | 17 | 20 | 28 |"
     assert peer == "| peer | 28 (0.50) | 34 (0.50) | 40 (0.50) | 57 (0.50) |"
+
+
+def asleep(seconds: float, path: Path, name: str) -> Callable[[], None]:
+    """Return work that takes so long and leaves its name."""
+
+    def sleep() -> None:
+        time.sleep(seconds)
+        with path.open("a") as file:
+            file.write(name)
+
+    return sleep
+
+
+def test_all_take_turns_and_twice_the_time_is_half_the_speed(tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    lasting = {"a": 0.05, "b": 0.1}
+    timings = alternate({name: partial(asleep, lasting[name], order, name) for name in "ab"}, rounds=3)
+    assert order.read_text() == "ab" + "ab" + "ba" + "ab"  # the first piece does not count
+    assert timings["a"].faster_than(timings["b"]) == pytest.approx(2, rel=0.2)  # a sleep may be late
+    assert timings["b"].best == pytest.approx(0.1, rel=0.2)
+
+
+def test_processor_time_does_not_count_sleep(tmp_path: Path) -> None:
+    timing = alternate({"a": partial(asleep, 0.2, tmp_path / "order", "a")}, rounds=1, clock="cpu")["a"]
+    assert timing.median < 0.05
+    assert timing.first > 0.2
+
+
+def test_compilation_is_paid_back_when_its_savings_reach_its_cost() -> None:
+    assert paid_back(100, 1.0, 0.75) == 400
+    assert paid_back(100, 1.0, 0.7) == 334  # 333 steps save 99.9
+    assert paid_back(100, 1.0, 1.0) is None
+
+
+def test_the_breakdown_tells_convolutions_from_norms() -> None:
+    x = torch.randn(32, 16, 16, 16)
+    layers = {"convolution": nn.Conv2d(16, 16, 3, padding=1), "group norm": nn.GroupNorm(4, 16)}
+    for name, layer in layers.items():
+        seconds = breakdown(lambda layer=layer: layer(x).sum().backward(), 3)  # type: ignore[misc]
+        found = {group: spent for group, spent in seconds.items() if group != REST and spent}
+        assert {f"{name}, forward", f"{name}, backward"} <= set(found)
+        assert not [group for group in found if group.startswith((*layers.keys() - {name},))]
+
+
+def test_our_side_of_the_benchmark_is_the_training_step() -> None:
+    setting = Setting("tiny", (1, 8, 8), unet(8, 1, 2), batch=4)
+    net, other = setting.net(), setting.net()
+    our_loop(net, setting.data(), setting.batch)(2)
+    moved = [name for name, w in net.named_parameters() if not torch.equal(w, other.get_parameter(name))]
+    assert moved
+    our_work(setting, 1)()
+
+
+@pytest.mark.skipif(not find_spec("torchcfm"), reason="the peers are in .venv-bench")
+def test_networks_of_equal_cost_are_and_every_loop_trains(tmp_path: Path) -> None:
+    out = tmp_path / "train.json"
+    command = ["--brief", "--rounds", "1", "--sizes", "8x8", "--only", "loops", "networks", "--json", out]
+    subprocess.run([sys.executable, BENCHMARKS / "train.py", *command], check=True, capture_output=True)
+    loops, networks = (result["found"] for result in json.loads(out.read_text())["results"])
+    assert len(loops) == 5
+    ours = networks["defined"]["reflow"]
+    for peer in ("torchcfm UNetModel", "diffusers UNet2DModel"):
+        for what in ("parameters", "operations"):
+            assert networks["defined"][peer][what] == pytest.approx(ours[what], rel=0.03)
+            assert networks["done"][peer][what] == networks["defined"][peer][what]
+    assert networks["done"]["reflow"]["operations"] < 0.95 * ours["operations"]
