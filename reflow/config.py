@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from reflow.errors import ReflowError
 from reflow.sections import Settings
-from reflow.settings import MODEL_KINDS, GuidanceSettings, Recipe, SolverSettings
+from reflow.settings import MODEL_KINDS, GuidanceSettings, ModelSettings, Recipe, SolverSettings
 
 
 def built_in_recipes() -> list[str]:
@@ -128,10 +128,26 @@ def _apply(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise ReflowError(f"--set {override}: {section} is a value, not a section")
+    if sections == ["model"] and key == "kind" and value in MODEL_KINDS:
+        _keep_common(content, str(value))
     if value == "none":
         content.pop(key, None)
     else:
         content[key] = value
+
+
+def _keep_common(model: dict[str, Any], kind: str) -> None:
+    """Leave of the settings of a network those that another kind has, too."""
+    fields = get_args(ModelSettings)[MODEL_KINDS.index(kind)].model_fields
+    for key in model.keys() - fields.keys():
+        del model[key]
+
+
+def unread(overrides: Iterable[str], sections: Iterable[str]) -> list[str]:
+    """Return which `section.key=value` settings are of training sections that a stage does not read."""
+    others = {"train", "reflow", "distill"} - set(sections)
+    names = [override.partition("=")[0].strip() for override in overrides]
+    return [name for name in names if name.partition(".")[0] in others]
 
 
 def _explain(error: ValidationError) -> str:
@@ -146,7 +162,7 @@ def _explain(error: ValidationError) -> str:
         return f"{place} is missing"
     if problem["type"] == "value_error":
         return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
-    return f"{place} = {json.dumps(problem['input'])}: {problem['msg'].lower()}"
+    return f"{place} = {json.dumps(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

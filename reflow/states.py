@@ -81,7 +81,8 @@ class States:
                 continue
             require_same(path, replace(found, kind="model"), self.header, growing=True)
             step = int(found.facts["step"])
-            trouble = None if broken is None else f"{broken}. Going on from {path}, step {step}"
+            what = str(broken).partition(";")[0]  # without the remedy for those who have no other
+            trouble = None if broken is None else f"{what}; {path.name} of step {step} is whole"
             return step, tensors, trouble
         if broken is not None:
             raise broken

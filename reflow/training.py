@@ -193,6 +193,8 @@ class _Session:
         if trouble:
             say(trouble)
         self.skipped = int(self.fit.tally.skipped[0])
+        if self.world.leads and self.fit.step:
+            say(f"{self.out}: going on from step {self.fit.step}")
         if self.world.leads:
             discard_after(self.out, self.fit.step)
 

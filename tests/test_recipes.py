@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reflow.config import built_in_recipes, override, read_recipe, settings_table
+from reflow.config import built_in_recipes, override, read_recipe, settings_table, unread
 from reflow.data import open_data
 from reflow.errors import ReflowError
 from reflow.models import build
@@ -68,3 +68,22 @@ def test_readme_shows_every_command() -> None:
     readme = (ROOT / "README.md").read_text()
     for command in ("train", "average", "couple", "distill", "sample", "evaluate", "report", "inspect"):
         assert f"reflow {command}" in readme
+
+
+def test_another_kind_of_network_leaves_the_settings_of_the_last_behind() -> None:
+    recipe = read_recipe("digits", ["model.kind=dit", "model.size=S", "model.patch=4"])
+    assert recipe.model.kind == "dit"
+    assert recipe.model.sigma_data == read_recipe("digits").model.sigma_data  # which all kinds have
+    with pytest.raises(ReflowError, match=r"unknown key model\.channels"):
+        read_recipe("digits", ["model.kind=dit", "model.size=S", "model.channels=8"])
+
+
+def test_choices_are_shown_as_they_are_written() -> None:
+    with pytest.raises(ReflowError, match="'S', 'B', 'L' or 'XL'"):
+        read_recipe("digits", ["model.kind=dit", "model.size=s"])
+
+
+def test_training_settings_of_other_stages_are_told_apart() -> None:
+    changes = ["train.steps=3", "reflow.lr=1", "couple.count=9", "seed=3", "model.dropout=0.1"]
+    assert unread(changes, ["reflow"]) == ["train.steps"]
+    assert unread(changes, ["couple"]) == ["train.steps", "reflow.lr"]

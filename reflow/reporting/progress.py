@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reflow.artifacts import PAIRS, Header
+from reflow.config import unread
 from reflow.data import DataSet, Watch, open_data
 from reflow.pairs import PairStore, open_pairs, read_index
 from reflow.settings import DataSettings
@@ -26,6 +27,12 @@ def say(message: str) -> None:
     """Write one line to standard error."""
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
+
+
+def say_unread(overrides: Iterable[str], section: str) -> None:
+    """Say which training settings a stage does not read, as it reads those of its own section."""
+    for name in unread(overrides, [section]):
+        say(f"note: --set {name} changes nothing here; this stage reads [{section}]")
 
 
 class Meter:

@@ -15,7 +15,7 @@ from reflow.generation import Charged, Source, arrivals, charged, source_of
 from reflow.interruption import interruptible, watching_signals
 from reflow.lineage import recipe_of, require_velocity_field
 from reflow.models import Model, load_model
-from reflow.reporting.progress import Meter, already_complete, say, tell
+from reflow.reporting.progress import Meter, already_complete, say, say_unread, tell
 from reflow.settings import CoupleSettings, Recipe
 from reflow.shardset import ShardSet, spent
 from reflow.shelf import Shelf
@@ -45,6 +45,7 @@ def run(
     model = load_model(model_path).to(where)
     require_velocity_field(model, model_path)
     recipe = recipe_of(model, overrides)
+    say_unread(overrides, "couple")
     header = Header(
         kind="pairs",
         stage="couple",

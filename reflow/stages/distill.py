@@ -10,7 +10,7 @@ from reflow.flow import regression_objective
 from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import load_model
-from reflow.reporting.progress import open_pairs_watched
+from reflow.reporting.progress import open_pairs_watched, say_unread
 from reflow.training import Task, machine, train_model
 from reflow.validation import sides
 
@@ -32,6 +32,7 @@ def run(
     teacher = load_model(model)
     require_velocity_field(teacher, model)
     recipe = recipe_of(teacher, overrides)
+    say_unread(overrides, "distill")
     settings = recipe.distill
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, model, or_learnt=True)

@@ -30,6 +30,7 @@ from reflow.reporting.progress import Meter, open_data_watched, say
 from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 
 SCHEMA = 1  # of the JSON
+FLOOR = "real (floor)"  # training data against held-out data
 STREAM = "evaluate"
 
 
@@ -158,7 +159,7 @@ def to_table(result: dict[str, Any]) -> str:
     """Return the figures as lines for a terminal."""
     floor = result["floor"]
     names = [name for name in ("frechet_classifier", "sliced_wasserstein") if name in floor]
-    width = max(len(model["path"]) for model in result["models"]) + 2
+    width = max(len(name) for name in (FLOOR, *(model["path"] for model in result["models"]))) + 2
 
     def row(model: str, nfe: str, solver: str, figures: dict[str, float]) -> str:
         columns = "".join(f"{figures[name]:>20.4g}" for name in names)
@@ -168,7 +169,7 @@ def to_table(result: dict[str, Any]) -> str:
     for model in result["models"]:
         for figure in model["figures"]:
             lines.append(row(model["path"], f"{figure['nfe']:.4g}", figure["solver"], figure))
-    lines.append(row("real (floor)", "", "", floor))
+    lines.append(row(FLOOR, "", "", floor))
     for model in result["models"]:
         if model["straightness"] is not None:
             lines.append(f"straightness of {model['path']}: {model['straightness']:.4g}")

@@ -20,7 +20,7 @@ from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
-from reflow.reporting.progress import open_data_watched, open_pairs_watched
+from reflow.reporting.progress import open_data_watched, open_pairs_watched, say_unread
 from reflow.settings import Recipe
 from reflow.times import LAWS, stratified
 from reflow.training import Task, machine, train_model
@@ -77,6 +77,7 @@ def run_reflow(
     teacher = load_model(init)
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
+    say_unread(overrides, "reflow")
     objective = objective_of(recipe.reflow, teacher.null_label)
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
