@@ -77,7 +77,6 @@ def run_reflow(
     teacher = load_model(init)
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
-    say_unread(overrides, "reflow")
     objective = objective_of(recipe.reflow, teacher.null_label)
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
@@ -90,6 +89,7 @@ def run_reflow(
         parents={"init": teacher.digest, **pairs.parents()},
         facts=pairs.facts(teacher, recipe.reflow.held_out) | {"steps": recipe.reflow.steps},
     )
+    say_unread(overrides, "reflow")
     net = copy_of(teacher, recipe.model)
     task = Task(net, training[0], objective, recipe.reflow, header, sides(training, held_out))
     train_model(task, where, out=out, inputs=(init, *pairs_paths), fresh=fresh)
