@@ -102,13 +102,15 @@ def _mlp(settings: MlpSettings, event: tuple[int, ...], labels: int | None) -> M
 def _unet(settings: UnetSettings, event: tuple[int, ...], labels: int | None) -> Unet:
     if len(event) != 3:
         raise ReflowError(f"model.kind = unet is for images, not for vectors {event}; use mlp")
-    coarsest = 2 ** (len(settings.multipliers) - 1)
+    halvings = len(settings.multipliers) - 1
+    coarsest = settings.patch * 2**halvings
     if event[1] % coarsest or event[2] % coarsest:
+        patches = f"cut into patches of {settings.patch} and " * (settings.patch > 1)
         raise ReflowError(
-            f"images of {event[1]} x {event[2]} pixels cannot be halved "
-            f"{len(settings.multipliers) - 1} times; shorten model.multipliers or set data.size"
+            f"images of {event[1]} x {event[2]} pixels cannot be {patches}halved {halvings} times; "
+            "shorten model.multipliers or set data.size"
         )
-    levels = [event[1] >> level for level in range(len(settings.multipliers))]
+    levels = [event[1] // settings.patch >> level for level in range(len(settings.multipliers))]
     strange = sorted(set(settings.attention) - set(levels))
     if strange:
         raise ReflowError(
@@ -121,6 +123,7 @@ def _unet(settings: UnetSettings, event: tuple[int, ...], labels: int | None) ->
         multipliers=settings.multipliers,
         blocks=settings.blocks,
         attention=settings.attention,
+        patch=settings.patch,
         dropout=settings.dropout,
         labels=labels,
     )

@@ -2,7 +2,8 @@
 
 Residual blocks of two 3 x 3 convolutions with scale and shift from the time features, self-attention
 at chosen resolutions, strided convolutions down, nearest-neighbour up, and skip connections joined by
-concatenation. Its weights, and so its features, are channels_last. On a CPU a pass over memory costs
+concatenation. With a patch of p pixels all this happens on (C p p, H / p, W / p): the pixels of each
+patch become channels (Hoogeboom et al. 2023, arXiv:2301.11093, section 3.3). Its weights, and so its features, are channels_last. On a CPU a pass over memory costs
 as much as a small convolution, so passes are saved where that changes nothing but rounding.
 """
 
@@ -127,12 +128,14 @@ class Unet(nn.Module):
         multipliers: tuple[int, ...],
         blocks: int,
         attention: tuple[int, ...],
+        patch: int = 1,
         dropout: float,
         labels: int | None,
     ) -> None:
         super().__init__()
-        colours, height, _ = event
+        colours, height = event[0] * patch**2, event[1] // patch
         features = 4 * channels
+        self.patch = patch
         self.embedding = Embedding(features, labels)
         self.enter = nn.Conv2d(colours, channels, 3, padding=1)
 
@@ -166,7 +169,7 @@ class Unet(nn.Module):
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
         """Return F (B, C, H, W)."""
         features = self.embedding(level, label)
-        x = self.enter(x)
+        x = self.enter(F.pixel_unshuffle(x, self.patch))
         skips = [x]
         for index, block in enumerate(self.down):
             x = block(x, features)
@@ -182,7 +185,7 @@ class Unet(nn.Module):
             if not rest and finished <= len(self.grow):
                 x = self.grow[finished - 1](x)
         residual: Tensor = self.leave(activate(self.norm(x)))
-        return residual
+        return F.pixel_shuffle(residual, self.patch)
 
     def units(self) -> list[nn.Module]:
         """Return the blocks in order, for what is done to a network piece by piece."""
