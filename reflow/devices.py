@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -58,6 +59,20 @@ def _device(name: str, rank: int) -> torch.device:
     return torch.device(name)
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """A field whose network is computed in 16 bits by autocast."""
+
+    field: VelocityField
+    device: str
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor) -> Tensor:
+        """Return v(x, t) in float32; until: of fields that know average velocities."""
+        with torch.autocast(self.device, self.dtype):
+            return self.field(x, t, label, *until).float()
+
+
 def in_precision(field: VelocityField, precision: str, device: torch.device) -> VelocityField:
     """Return the field with its network computed in this precision (autocast) and float32 outside.
 
@@ -82,9 +97,4 @@ def in_precision(field: VelocityField, precision: str, device: torch.device) -> 
             f"precision {precision}: this {device.type} device only emulates it, many times slower; "
             "leave it at float32"
         )
-
-    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        with torch.autocast(device.type, dtype):
-            return field(x, t, label).float()
-
-    return velocity
+    return Rounded(field, device.type, dtype)

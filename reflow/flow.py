@@ -79,21 +79,3 @@ def velocity_objective(times: TimeSampler, distance: Distance) -> Objective:
         return Losses(distance(field(interpolate(x0, x1, t), t, label), x1 - x0), t)
 
     return objective
-
-
-def regression_objective(steps: int, distance: Distance) -> Objective:
-    """Return the objective of a student that generates in `steps` Euler steps.
-
-    The student is rolled out from x0 just as it will be sampled, and its end point is compared with
-    x1; so k > 1 does not presume straight paths.
-    """
-
-    def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:  # noqa: ARG001
-        x0, x1, label = pair
-        x = x0
-        for step in range(steps):
-            t = x0.new_full((len(x0),), step / steps)
-            x = x + field(x, t, label) / steps
-        return Losses(distance(x, x1))
-
-    return objective

@@ -143,6 +143,8 @@ def generate(
     """Yield `count` samples from number `first` on, a batch at a time and in order."""
     source = source_of(model, seed=seed, stream=stream, device=device, labels=labels)
     velocity = charged(model, guidance or GuidanceSettings())
+    if model.spans and method.steps is not None:
+        velocity = velocity._replace(field=model.in_steps(method.steps))
     plan = plan_without_pilot(method)
     for start in range(first, first + count, batch):
         numbers = range(start, min(start + batch, first + count))
@@ -167,7 +169,12 @@ def plan_without_pilot(method: SolverSettings) -> Plan:
 
 def fixed_method(model: Model, nfe: int, solver: str = "euler") -> SolverSettings:
     """Return the fixed grid that spends `nfe` evaluations; refuse what a student was not made for."""
-    if model.student_steps is not None and (nfe, solver) != (model.student_steps, "euler"):
+    if model.spans and solver != "euler":
+        raise ReflowError(
+            f"this model was distilled for Euler steps, in any number; leave out --solver {solver}"
+        )
+    own = model.student_steps
+    if own is not None and not model.spans and (nfe, solver) != (own, "euler"):
         raise ReflowError(
             f"this model was distilled for {model.student_steps} Euler steps and draws nothing else; "
             f"use --nfe {model.student_steps}, or the model it came from"

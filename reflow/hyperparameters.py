@@ -5,7 +5,7 @@ This module does not import torch.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reflow.sections import Count, Positive, Settings
 
@@ -120,7 +120,40 @@ class ReflowSettings(VelocityFitSettings, PairFitSettings):
 
 
 class DistillSettings(PairFitSettings):
-    """[distill]: regression of a k-step student on pairs."""
+    """[distill]: fitting a student of few evaluations on pairs."""
 
-    student_steps: Count = Field(1, description="k: network evaluations per image of the student")
-    distance: DistanceName = Field("squared", description="what compares images")
+    objective: Literal["regress", "consistency", "meanflow"] = Field(
+        "regress",
+        exclude_if=lambda objective: objective == "regress",
+        description="what a student is fitted to: regress, the ends of pairs after k steps; consistency, "
+        "itself a little later on the teacher's trajectory; meanflow, average velocities over any span",
+    )
+    student_steps: Count = Field(
+        1, description="k: network evaluations per image of the student; 1 with meanflow, which takes any"
+    )
+    distance: DistanceName = Field("squared", description="what compares images or velocities")
+    intervals: Count = Field(
+        16,
+        exclude_if=lambda count: count == 16,
+        description="with consistency: intervals over which the teacher makes one step, in each of the k",
+    )
+    instant: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.25,
+        exclude_if=lambda share: share == 0.25,
+        description="with meanflow: share of examples without span, whose target is the velocity itself",
+    )
+
+    @model_validator(mode="after")
+    def _have_the_objective(self) -> "DistillSettings":
+        for name, objective in (("intervals", "consistency"), ("instant", "meanflow")):
+            if getattr(self, name) != type(self).model_fields[name].default and self.objective != objective:
+                raise ValueError(f"{name} is for objective = {objective}; leave it out, or set that")
+        if self.objective == "meanflow" and self.student_steps != 1:
+            raise ValueError(
+                "student_steps is not for objective = meanflow, which draws in any number of steps"
+            )
+        if self.objective == "meanflow" and self.sharded:
+            raise ValueError(
+                "sharded = true has no forward-mode derivative, which meanflow needs; use another objective"
+            )
+        return self

@@ -17,8 +17,11 @@ def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
     return override(parse_recipe(model.recipe, origin="the model's recipe"), overrides)
 
 
-def copy_of(model: Model, settings: ModelSettings) -> Preconditioned:
-    """Return a network of these settings with the model's averaged weights, to be trained on."""
+def copy_of(model: Model, settings: ModelSettings, *, spans: bool = False) -> Preconditioned:
+    """Return a network of these settings with the model's averaged weights, to be trained on.
+
+    With `spans` it has a second time, which changes nothing at first.
+    """
     own = parse_recipe(model.recipe).model
     if settings.model_copy(update={"dropout": own.dropout}) != own:
         raise ReflowError(
@@ -26,8 +29,8 @@ def copy_of(model: Model, settings: ModelSettings) -> Preconditioned:
             "leave out --set model... (model.dropout may change)"
         )
     unconditional = model.null_label is not None
-    net = build(settings, model.event, model.classes, unconditional=unconditional)
-    net.load_state_dict(model.net.state_dict())
+    net = build(settings, model.event, model.classes, unconditional=unconditional, spans=spans)
+    net.load_state_dict(net.state_dict() | model.net.state_dict())
     return net
 
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from reflow.devices import Rounded
 from reflow.distributed import World
 from reflow.errors import ReflowError
+from reflow.flow import VelocityField
 from reflow.models.preconditioning import Preconditioned
 
 
@@ -41,6 +43,16 @@ class Layout(Protocol):
     def put(self, tensor: Tensor, whole: Tensor) -> None:
         """Set a weight, moment or average to what it is in full."""
         ...
+
+
+def bare(field: VelocityField) -> VelocityField:
+    """Return what a field computes, in float32 and without what training wraps around it.
+
+    Neither DDP nor compiled code knows forward-mode derivatives.
+    """
+    while isinstance(field, Rounded | DistributedDataParallel):
+        field = field.field if isinstance(field, Rounded) else field.module
+    return field.forward if isinstance(field, nn.Module) else field
 
 
 class Replicated:

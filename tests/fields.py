@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from torchdiffeq import odeint
 
 from reflow.couplings import Coupling
+from reflow.distillation import AverageVelocity
 from reflow.draws import Draws
 from reflow.flow import Pair, VelocityField
 
@@ -39,6 +40,24 @@ def gaussian(mean: Tensor, std: Tensor) -> VelocityField:
 def gaussian_state(x0: Tensor, t: float, mean: Tensor, std: Tensor) -> Tensor:
     """Return where the flow of `gaussian` has carried x0 at time t: t m + sigma_t x0."""
     return t * mean + ((1 - t) ** 2 + (std * t) ** 2).sqrt() * x0
+
+
+def gaussian_average(mean: Tensor, std: Tensor, steps: int = 1) -> AverageVelocity:
+    """Return the average velocities of the flow of `gaussian`: from t until a time, else until the end of
+    the window of t, of which there are as many as steps."""
+
+    def scale(t: Tensor) -> Tensor:
+        return ((1 - t) ** 2 + (std * t) ** 2).sqrt()
+
+    def average(x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:  # noqa: ARG001
+        end = ((t * steps).floor() + 1) / steps if until is None else until
+        first, last = t[:, None], end[:, None]
+        there = mean * last + scale(last) / scale(first) * (x - first * mean)
+        span = last - first
+        velocity = gaussian(mean, std)(x, t)
+        return torch.where(span == 0, velocity, (there - x) / torch.where(span == 0, 1, span))
+
+    return average
 
 
 def reflowed_gaussian(mean: Tensor, std: Tensor) -> VelocityField:

@@ -24,12 +24,18 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def either(
-    kind: str, classes: int | None = None, *, unconditional: bool = False, **changed: Any
+    kind: str,
+    classes: int | None = None,
+    *,
+    unconditional: bool = False,
+    spans: bool = False,
+    **changed: Any,
 ) -> tuple[Preconditioned, Tensor]:
     """Return a float64 network of this kind and four samples for it."""
     settings, chosen, event = NETWORKS[kind]
     torch.manual_seed(0)
-    net = build(settings(kind=kind, **(chosen | changed)), event, classes, unconditional=unconditional)
+    wanted = settings(kind=kind, **(chosen | changed))
+    net = build(wanted, event, classes, unconditional=unconditional, spans=spans)
     return net.double(), torch.randn(4, *event, dtype=torch.float64)
 
 

@@ -16,7 +16,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["training"],
     ["followers"],
     ["reporting", "states", "log", "validation"],
-    ["fit"],
+    ["fit", "distillation"],
     ["ahead", "tally", "parallel"],
     ["mixtures"],
     ["generation", "lineage", "survey", "shelf"],

@@ -9,13 +9,9 @@ from fits import UNIFORM_LOSS, network, rng
 from torch import Tensor
 
 from reflow.distances import squared
+from reflow.distillation import regression_objective
 from reflow.draws import Draws
-from reflow.flow import (
-    Pair,
-    interpolate,
-    regression_objective,
-    velocity_objective,
-)
+from reflow.flow import Pair, interpolate, velocity_objective
 from reflow.solvers import integrate
 from reflow.times import stratified, uniform
 

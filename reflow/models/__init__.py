@@ -15,11 +15,14 @@ from reflow.architectures import DitSettings, MlpSettings, UnetSettings
 from reflow.artifacts import MODEL, STATE, Header, damaged, file_digest, read_artifact
 from reflow.config import parse_recipe
 from reflow.errors import ReflowError
+from reflow.flow import VelocityField, times_of
 from reflow.models.dit import Dit
 from reflow.models.mlp import Mlp
 from reflow.models.preconditioning import Network, Preconditioned
 from reflow.models.unet import Unet
 from reflow.settings import ModelSettings
+
+SPANS = "spans"  # among the facts of a model that knows average velocities
 
 
 class Model(nn.Module):
@@ -60,15 +63,32 @@ class Model(nn.Module):
         return steps
 
     @property
+    def spans(self) -> bool:
+        """Whether it knows average velocities, and so draws in any number of Euler steps."""
+        return bool(self.header.facts.get(SPANS))
+
+    def in_steps(self, steps: int) -> VelocityField:
+        """Return the field that a student of average velocities follows in `steps` equal Euler steps."""
+
+        def field(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            t = times_of(t, x)
+            average: Tensor = self(x, t, label, t + 1 / steps)
+            return average
+
+        return field
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """The recipe it was made with."""
         return self.header.recipe
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the velocity v(x, t), shaped like x."""
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
+    ) -> Tensor:
+        """Return the velocity v(x, t), or the average velocity until another time, shaped like x."""
         if tuple(x.shape[1:]) != self.event:
             raise ReflowError(f"this model works on {self.event}, not on {tuple(x.shape[1:])}")
-        velocity: Tensor = self.net(x, t, label)
+        velocity: Tensor = self.net(x, t, label, until)
         return velocity
 
 
@@ -78,16 +98,19 @@ def build(
     classes: int | None,
     *,
     unconditional: bool = False,
+    spans: bool = False,
 ) -> Preconditioned:
     """Return the network of a recipe for samples of this shape, with random weights.
 
-    With `unconditional` it knows one label more than there are classes: the null label.
+    With `unconditional` it knows one label more than there are classes: the null label. With `spans` it
+    gives average velocities, too.
     """
     labels = None if classes is None else classes + unconditional
-    return Preconditioned(BUILDERS[settings.kind](settings, event, labels), settings.sigma_data)
+    network = BUILDERS[settings.kind](settings, event, labels, spans)
+    return Preconditioned(network, settings.sigma_data)
 
 
-def _mlp(settings: MlpSettings, event: tuple[int, ...], labels: int | None) -> Mlp:
+def _mlp(settings: MlpSettings, event: tuple[int, ...], labels: int | None, spans: bool) -> Mlp:
     if len(event) != 1:
         raise ReflowError(f"model.kind = mlp is for vectors, not for images {event}; use unet or dit")
     return Mlp(
@@ -96,10 +119,11 @@ def _mlp(settings: MlpSettings, event: tuple[int, ...], labels: int | None) -> M
         blocks=settings.blocks,
         dropout=settings.dropout,
         labels=labels,
+        spans=spans,
     )
 
 
-def _unet(settings: UnetSettings, event: tuple[int, ...], labels: int | None) -> Unet:
+def _unet(settings: UnetSettings, event: tuple[int, ...], labels: int | None, spans: bool) -> Unet:
     if len(event) != 3:
         raise ReflowError(f"model.kind = unet is for images, not for vectors {event}; use mlp")
     halvings = len(settings.multipliers) - 1
@@ -126,12 +150,13 @@ def _unet(settings: UnetSettings, event: tuple[int, ...], labels: int | None) ->
         patch=settings.patch,
         dropout=settings.dropout,
         labels=labels,
+        spans=spans,
     )
     # nn.Module.to has no typed overload for a memory format alone.
     return unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _dit(settings: DitSettings, event: tuple[int, ...], labels: int | None) -> Dit:
+def _dit(settings: DitSettings, event: tuple[int, ...], labels: int | None, spans: bool) -> Dit:
     if len(event) != 3:
         raise ReflowError(f"model.kind = dit is for images, not for vectors {event}; use mlp")
     if event[1] % settings.patch or event[2] % settings.patch:
@@ -148,10 +173,11 @@ def _dit(settings: DitSettings, event: tuple[int, ...], labels: int | None) -> D
         patch=settings.patch,
         dropout=settings.dropout,
         labels=labels,
+        spans=spans,
     )
 
 
-BUILDERS: dict[str, Callable[[Any, tuple[int, ...], int | None], Network]] = {
+BUILDERS: dict[str, Callable[[Any, tuple[int, ...], int | None, bool], Network]] = {
     "mlp": _mlp,
     "unet": _unet,
     "dit": _dit,
@@ -169,7 +195,13 @@ def load_model(path: str | Path) -> Model:
     facts = header.facts
     try:
         unconditional = bool(facts.get("unconditional"))
-        net = build(recipe.model, tuple(facts["event"]), facts["classes"], unconditional=unconditional)
+        net = build(
+            recipe.model,
+            tuple(facts["event"]),
+            facts["classes"],
+            unconditional=unconditional,
+            spans=bool(facts.get(SPANS)),
+        )
         facts["student_steps"]
     except (KeyError, TypeError) as error:
         raise damaged(path, f"its facts are not a model's ({error})") from error

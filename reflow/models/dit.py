@@ -1,4 +1,4 @@
-"""A transformer for images: x (B, C, H, W), level (B,), label (B,) or None.
+"""A transformer for images: x (B, C, H, W), level (B,), label (B,) or None, span (B,) or None.
 
 The image is cut into N = (H / p) (W / p) patches of p x p pixels, which become tokens (B, N, width) with
 a fixed code of their place. The blocks are told level and label through the scale and shift after each
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from reflow.models.embedding import Embedding
+from reflow.models.embedding import Embedding, zero
 
 EXPANSION = 4  # hidden units per feature
 LONGEST = 10_000.0  # ratio of the longest wavelength of the places to the shortest, 2 pi patches
@@ -36,13 +36,6 @@ def positions(rows: int, columns: int, width: int) -> Tensor:
     down = code(rows)[:, None].expand(-1, columns, -1)
     across = code(columns)[None].expand(rows, -1, -1)
     return torch.cat([down, across], dim=2).flatten(0, 1).float()
-
-
-def zero(layer: nn.Linear) -> nn.Linear:
-    """Set the layer's weights to zero, so that its branch starts silent."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def glorot(layer: nn.Linear) -> nn.Linear:
@@ -114,11 +107,12 @@ class Dit(nn.Module):
         patch: int,
         dropout: float,
         labels: int | None,
+        spans: bool = False,
     ) -> None:
         super().__init__()
         colours, height, breadth = event
         self.patch, self.rows, self.columns = patch, height // patch, breadth // patch
-        self.embedding = Embedding(width, labels)
+        self.embedding = Embedding(width, labels, spans=spans)
         self.enter = glorot(nn.Linear(colours * patch**2, width))
         self.register_buffer("positions", positions(self.rows, self.columns, width), persistent=False)
         self.blocks = nn.ModuleList(DitBlock(width, heads, dropout) for _ in range(depth))
@@ -126,9 +120,9 @@ class Dit(nn.Module):
         self.norm = norm(width)
         self.leave = zero(nn.Linear(width, colours * patch**2))
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor, label: Tensor | None, span: Tensor | None = None) -> Tensor:
         """Return F (B, C, H, W)."""
-        features = self.embedding(level, label)
+        features = self.embedding(level, label, span)
         patches = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)  # (B, N, C p p)
         tokens = self.enter(patches) + self.positions
         for block in self.blocks:

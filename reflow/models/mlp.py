@@ -1,4 +1,4 @@
-"""A residual network for vectors: x (B, D), level (B,), label (B,) or None."""
+"""A residual network for vectors: x (B, D), level (B,), label (B,) or None, span (B,) or None."""
 
 from torch import Tensor, nn
 
@@ -28,19 +28,26 @@ class Mlp(nn.Module):
     """The network; its last layer starts at zero, so the first guess is the linear one."""
 
     def __init__(
-        self, dimension: int, *, width: int, blocks: int, dropout: float, labels: int | None
+        self,
+        dimension: int,
+        *,
+        width: int,
+        blocks: int,
+        dropout: float,
+        labels: int | None,
+        spans: bool = False,
     ) -> None:
         super().__init__()
-        self.embedding = Embedding(width, labels)
+        self.embedding = Embedding(width, labels, spans=spans)
         self.enter = nn.Linear(dimension, width)
         self.blocks = nn.ModuleList(MlpBlock(width, dropout) for _ in range(blocks))
         self.leave = nn.Linear(width, dimension)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor, label: Tensor | None, span: Tensor | None = None) -> Tensor:
         """Return F (B, D)."""
-        features = self.embedding(level, label)
+        features = self.embedding(level, label, span)
         hidden = self.enter(x)
         for block in self.blocks:
             hidden = block(hidden, features)

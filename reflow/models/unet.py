@@ -1,10 +1,11 @@
-"""A U-Net for images: x (B, C, H, W), level (B,), label (B,) or None.
+"""A U-Net for images: x (B, C, H, W), level (B,), label (B,) or None, span (B,) or None.
 
 Residual blocks of two 3 x 3 convolutions with scale and shift from the time features, self-attention
 at chosen resolutions, strided convolutions down, nearest-neighbour up, and skip connections joined by
 concatenation. With a patch of p pixels all this happens on (C p p, H / p, W / p): the pixels of each
-patch become channels (Hoogeboom et al. 2023, arXiv:2301.11093, section 3.3). Its weights, and so its features, are channels_last. On a CPU a pass over memory costs
-as much as a small convolution, so passes are saved where that changes nothing but rounding.
+patch become channels (Hoogeboom et al. 2023, arXiv:2301.11093). Weights, and so features, are
+channels_last. On a CPU a pass over memory costs as much as a small convolution, so passes are saved
+where that changes nothing but rounding.
 """
 
 import torch
@@ -131,12 +132,13 @@ class Unet(nn.Module):
         patch: int = 1,
         dropout: float,
         labels: int | None,
+        spans: bool = False,
     ) -> None:
         super().__init__()
         colours, height = event[0] * patch**2, event[1] // patch
         features = 4 * channels
         self.patch = patch
-        self.embedding = Embedding(features, labels)
+        self.embedding = Embedding(features, labels, spans=spans)
         self.enter = nn.Conv2d(colours, channels, 3, padding=1)
 
         def block(inputs: int, outputs: int, level: int) -> Block:
@@ -166,9 +168,9 @@ class Unet(nn.Module):
         self.leave = zero(nn.Conv2d(width, colours, 3, padding=1))
         self.blocks = blocks
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor, label: Tensor | None, span: Tensor | None = None) -> Tensor:
         """Return F (B, C, H, W)."""
-        features = self.embedding(level, label)
+        features = self.embedding(level, label, span)
         x = self.enter(F.pixel_unshuffle(x, self.patch))
         skips = [x]
         for index, block in enumerate(self.down):

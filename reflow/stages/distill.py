@@ -5,11 +5,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from reflow.artifacts import Header
-from reflow.distances import DISTANCES
-from reflow.flow import regression_objective
+from reflow.devices import in_precision
+from reflow.distillation import STUDENTS
 from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
-from reflow.models import load_model
+from reflow.models import SPANS, load_model
 from reflow.reporting.progress import open_pairs_watched, say_unread
 from reflow.training import Task, machine, train_model
 from reflow.validation import sides
@@ -37,6 +37,8 @@ def run(
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, model, or_learnt=True)
     training, held_out = pairs.split(settings.held_out, recipe.seed)
+    student = STUDENTS[settings.objective]
+    velocity = in_precision(teacher.to(where.device), settings.precision, where.device)
     header = Header(
         kind="model",
         stage="distill",
@@ -44,12 +46,13 @@ def run(
         recipe=recipe.model_dump(mode="json"),
         parents={"model": teacher.digest, **pairs.parents()},
         facts=pairs.facts(teacher, settings.held_out)
-        | {"steps": settings.steps, "student_steps": settings.student_steps},
+        | {"steps": settings.steps, "student_steps": settings.student_steps}
+        | ({SPANS: True} if student.spans else {}),
     )
     task = Task(
-        copy_of(teacher, recipe.model),
+        copy_of(teacher, recipe.model, spans=student.spans),
         training[0],
-        regression_objective(settings.student_steps, DISTANCES[settings.distance]),
+        student.objective(settings, velocity),
         settings,
         header,
         sides(training, held_out),

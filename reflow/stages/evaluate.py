@@ -262,8 +262,10 @@ def _evaluate(model: Model, path: Path, yardstick: _Yardstick | None, crew: _Cre
 
 
 def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
-    if model.student_steps is not None:
+    if model.student_steps is not None and not model.spans:
         return [usual_method(model)]
+    if model.spans:
+        return [fixed_method(model, nfe) for nfe in settings.nfe]
     fixed = [fixed_method(model, nfe, settings.solver) for nfe in settings.nfe]
     return [*fixed, usual_method(model)]
 
