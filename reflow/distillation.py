@@ -142,10 +142,12 @@ def same_dropout(device: torch.device) -> AbstractContextManager[None]:
 class Student:
     """How the students of one objective are made.
 
-    spans: it predicts average velocities of any span, and so draws in any number of steps.
+    follows: from the teacher's velocity; else from pairs alone. spans: the student predicts average
+    velocities of any span, and so draws in any number of steps.
     """
 
     objective: Callable[[DistillSettings, VelocityField], Objective]
+    follows: bool = True
     spans: bool = False
 
 
@@ -153,7 +155,8 @@ STUDENTS: dict[str, Student] = {
     "regress": Student(
         lambda settings, teacher: regression_objective(  # noqa: ARG005
             settings.student_steps, DISTANCES[settings.distance]
-        )
+        ),
+        follows=False,
     ),
     "consistency": Student(
         lambda settings, teacher: consistency_objective(

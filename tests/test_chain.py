@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command
+from conftest import TINY, Command, run_all
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
@@ -227,3 +227,40 @@ def test_evaluate_prints_the_table_and_one_object_of_json(
     assert "real (floor)" in table.out
     answer = reflow("evaluate", chain / "distill", "--out", out, "--json")
     assert json.loads(answer.out) == json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("objective", ["regress", "consistency", "meanflow"])
+def test_every_objective_distills_coloured_images_with_labels(
+    reflow: Command, own: Path, tmp_path: Path, objective: str
+) -> None:
+    out, quick = tmp_path / "student", ("--set", "distill.steps=2", "--set", "distill.batch=8")
+    command = ("distill", own / "base", "--pairs", own / "pairs", "--out", out)
+    assert reflow(*command, "--set", f"distill.objective={objective}", *quick).code == 0
+    student = load_model(out)
+    assert (student.event, student.classes) == ((3, 32, 32), CLASSES)
+    samples = tmp_path / "samples.safetensors"
+    assert reflow("sample", out, "--label", 2, "--count", 3, "--out", samples).code == 0
+    drawn = load_file(samples)
+    assert drawn["label"].tolist() == [2, 2, 2]
+    assert bool(drawn["image"].isfinite().all())
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a base model of coloured images with labels, and its pairs."""
+    run = tmp_path_factory.mktemp("own")
+    words = (
+        "--set",
+        "data.labels=true",
+        "--set",
+        "model.attention=[16]",
+        "--set",
+        "train.label_dropout=0.1",
+    )
+    run_all(
+        [
+            ("train", TINY, "--data", as_folder(run), "--out", run / "base", *words),
+            ("couple", run / "base", "--guidance", 1.5, "--count", 16, "--out", run / "pairs"),
+        ]
+    )
+    return run

@@ -1,6 +1,7 @@
 """Distillation: the exact answer is where every objective vanishes, and students draw as they learnt."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from reflow import load_model
 from reflow.distances import squared
 from reflow.distillation import (
+    STUDENTS,
     AverageVelocity,
     consistency_objective,
     heun_velocity,
@@ -21,7 +23,9 @@ from reflow.distillation import (
     regression_objective,
     same_dropout,
 )
-from reflow.flow import Pair, interpolate
+from reflow.flow import Objective, Pair, VelocityField, interpolate
+from reflow.guidance import Guided
+from reflow.hyperparameters import DistillSettings
 from reflow.solvers import integrate
 
 MEAN = torch.tensor([0.7, -1.0, 0.0], dtype=torch.float64)
@@ -284,3 +288,30 @@ def test_networks_without_spans_take_no_second_time() -> None:
     net = network("mlp")
     with pytest.raises(AssertionError):
         net(torch.zeros(2, 2), torch.zeros(2), None, torch.ones(2))
+
+
+def test_the_teachers_velocity_is_guided_as_its_pairs_were(
+    reflow: Command, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[VelocityField] = []
+    student = STUDENTS["consistency"]
+
+    def watched(settings: DistillSettings, velocity: VelocityField) -> Objective:
+        seen.append(velocity)
+        return student.objective(settings, velocity)
+
+    monkeypatch.setitem(STUDENTS, "consistency", replace(student, objective=watched))
+    for name, words in (("plain", ()), ("guided", ("--guidance", 2.0))):
+        assert reflow("couple", labelled, "--count", 16, "--out", tmp_path / name, *words).code == 0
+    quick = [f"distill.{change}" for change in ("objective=consistency", "steps=1", "batch=8")]
+    changes = [word for change in quick for word in ("--set", change)]
+    for name in ("plain", "guided"):
+        pairs = ("--pairs", tmp_path / name, "--out", tmp_path / f"from {name}")
+        assert reflow("distill", labelled, *pairs, *changes).code == 0
+    plain, followed = seen
+    assert not isinstance(plain, Guided)
+    assert isinstance(followed, Guided)
+    assert followed.scale == 2
+    both = ("--pairs", tmp_path / "plain", "--pairs", tmp_path / "guided", "--out", tmp_path / "both")
+    assert "different guidance" in one_line(reflow("distill", labelled, *both, *changes))
+    assert reflow("distill", labelled, *both, *changes[2:]).code == 0  # regress follows nobody
