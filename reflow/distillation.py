@@ -64,8 +64,8 @@ def consistency_objective(
     """Return the objective of a student of `steps` Euler steps that agrees with itself along trajectories.
 
     Each window is cut into `intervals`; the teacher makes one step of Heun's over at most one of them.
-    The target is the student's own, without gradient and under the same dropout. Song et al. 2023
-    (arXiv:2303.01469), written for average velocities, whose targets stay finite at the end of a window.
+    What is compared is where both arrive; the target is the student's own, without gradient and under the
+    same dropout. Song et al. 2023 (arXiv:2303.01469).
     """
 
     def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
@@ -77,11 +77,10 @@ def consistency_objective(
         with torch.no_grad(), same_dropout(x0.device):
             velocity = heun_velocity(teacher, xt, t, later, label)
             moved = xt + per_sample(later - t, xt) * velocity
-            # At a window's end the share of what follows is zero, whatever it is.
-            rest = field(moved, later, label)
-            done = per_sample((later - t) / (end - t), xt)
-            target = torch.lerp(rest, velocity, done)
-        return Losses(distance(field(xt, t, label), target), t)
+            rest = field(moved, later, label)  # at the end of a window it counts for nothing
+            target = moved + per_sample(end - later, xt) * rest
+        arrived = xt + per_sample(end - t, xt) * field(xt, t, label)
+        return Losses(distance(arrived, target), t)
 
     return objective
 
