@@ -20,7 +20,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return datasets
 
 
-def made(hub: Any, images: Any = RGB, labels: tuple[int, ...] = (2, 0, 2, 0), **more: Any) -> Any:
+def made(hub: Any, images: Any = RGB, labels: tuple[int | None, ...] = (2, 0, 2, 0), **more: Any) -> Any:
     """Return four images with labels of three classes, of which "dog" has none."""
     columns = {"img": [Image.fromarray(image) for image in images], "label": list(labels), **more}
     kinds = {"img": hub.Image(), "label": hub.ClassLabel(names=["cat", "dog", "emu"])}
@@ -61,8 +61,9 @@ def test_what_is_no_set_of_labelled_images_is_refused(tmp_path: Path, hub: Any) 
     hub.DatasetDict(train=made(hub), test=made(hub)).save_to_disk(tmp_path / "splits")
     refused(tmp_path / "splits", "train", "test", "give one", str(tmp_path / "splits" / "test"))
     require_made(load(tmp_path / "splits" / "train"))
-    made(hub, labels=(-1, 0, 1, 2)).save_to_disk(tmp_path / "unlabelled")
-    refused(tmp_path / "unlabelled", "row 0 of 'label'", "has no class")
+    for row, unlabelled in enumerate((-1, None)):
+        made(hub, labels=(unlabelled, 0, 1, 2)).save_to_disk(tmp_path / f"unlabelled-{row}")
+        refused(tmp_path / f"unlabelled-{row}", "rows without a class in 'label'", "filter them out")
     made(hub).remove_columns("img").save_to_disk(tmp_path / "labels")
     refused(tmp_path / "labels", "no column of images", "label")
     two = made(hub, one=[0] * 4, two=[0] * 4).remove_columns("label")

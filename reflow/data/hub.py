@@ -41,7 +41,7 @@ def from_hub(source: str) -> tuple[Path, Format]:
     with _library(f"--data {source}"):
         import datasets
 
-        data = datasets.load_dataset(name, split=split or None)
+        data = datasets.load_dataset(name, split=split or None, keep_in_memory=False)
     if not split:
         if "train" not in data and len(data) > 1:
             raise ReflowError(
@@ -57,7 +57,9 @@ def from_hub(source: str) -> tuple[Path, Format]:
 
 def _files_of_saved(path: Path) -> dict[str, Path]:
     if (path / SPLITS).exists():
-        splits = sorted(folder.name for folder in path.iterdir() if (folder / STATE).exists())
+        splits = [folder.name for folder in sorted(path.iterdir()) if (folder / STATE).exists()] or [
+            "SPLIT"
+        ]
         raise ReflowError(f"--data {path} holds splits {', '.join(splits)}; give one, {path / splits[0]}")
     return {file.name: file for file in sorted(path.iterdir()) if file.suffix in (".json", ".arrow")}
 
@@ -66,7 +68,7 @@ def _read_saved(path: Path, settings: DataSettings) -> Contents:
     with _library(f"--data {path}"):
         import datasets
 
-        data = datasets.load_from_disk(str(path))
+        data = datasets.load_from_disk(str(path), keep_in_memory=False)
     return _contents(data, f"{path}", settings)
 
 
@@ -86,10 +88,10 @@ def _contents(data: "Dataset", origin: str, settings: DataSettings) -> Contents:
     blocks = _blocks(encoded, image, images_per_block(len(data), weight), origin, settings)
     if label is None:
         return Contents(len(data), blocks, weight=weight)
-    labels = np.asarray(data.with_format("numpy")[label][:], np.int64)
-    if (labels < 0).any():
+    labels = np.asarray(data.with_format("numpy")[label][:])
+    if labels.dtype.kind not in "iu" or (labels < 0).any():  # null, or -1 as in sets to test on
         raise ReflowError(
-            f"--data {origin}: row {labels.argmin()} of {label!r} has no class; choose another split"
+            f"--data {origin}: rows without a class in {label!r}; choose another split, or filter them out"
         )
     return Contents(len(data), blocks, *_numbered(labels, data.features[label].names), weight)
 
@@ -147,4 +149,7 @@ def _library(origin: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ReflowError(f"{origin} cannot be loaded: {reason(error)[:300]}") from error
+        raise ReflowError(
+            f"{origin} cannot be loaded ({reason(error)[:300]}); check the name, or load it in Python and "
+            "give the folder that its save_to_disk writes"
+        ) from error
