@@ -1,5 +1,5 @@
 # The pipeline as file targets: an interrupted `make all` goes on where it stopped.
-#   RECIPE=digits|gaussians|path.toml   RUN=runs/NAME   DATA=own images   SET="section.key=value ..."
+#   RECIPE=digits|gaussians|fashion-mnist|cifar10|images64|path.toml   RUN=runs/NAME   DATA=own images   SET="section.key=value ..."
 #   ROUNDS=1 (reflow rounds)   NPROC=1 (processes)   DEVICE=auto|cpu|cuda   SAMPLES=2000 (of make bench)
 RECIPE ?= digits
 RUN ?= runs/$(basename $(notdir $(RECIPE)))

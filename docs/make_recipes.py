@@ -10,9 +10,16 @@ from reflow.settings import ModelSettings, Recipe
 HEAD = """# Recipes
 
 A recipe is a TOML file with the settings of all stages; it travels in the header of every artifact.
-Built in are {names}; `reflow inspect NAME` prints one. Write your own by copying
-[one of them](../reflow/recipes), or change single settings with `--set section.key=value`, where the
-value is TOML or a bare word, and `none` takes a setting back to its default. Unknown keys are refused.
+Built in are {names}. Their comments in
+[reflow/recipes](../reflow/recipes) say what was measured and what was taken from which paper.
+
+`reflow inspect NAME` prints the settings of one and estimates what it costs: parameters, multiply-adds,
+evaluations and hours of each stage, bytes of pairs. `--rate` is what your hardware sustains, in TFLOP/s
+(a training that logs `images_per_s` sustains 6 times that times the multiply-adds per evaluation), and
+`--set` asks what other settings would cost.
+
+Write your own by copying a built-in one, or change single settings with `--set section.key=value`, where
+the value is TOML or a bare word, and `none` takes a setting back to its default. Unknown keys are refused.
 
 """
 
@@ -36,8 +43,13 @@ def page() -> str:
         for key, meaning in meanings.items()
         if not key.startswith("model.")
     ]
-    head = HEAD.format(names=" and ".join(f"`{name}`" for name in names))
+    head = HEAD.format(names=listed([f"`{name}`" for name in names]))
     return head + table(("setting", *names, "meaning"), rows) + NETWORKS + networks(recipes)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names with commas and a last "and"."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def networks(recipes: dict[str, Recipe]) -> str:

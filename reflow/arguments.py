@@ -51,13 +51,17 @@ BakedGuidance = Annotated[
 ]
 RecipeName = Annotated[
     str | None,
-    typer.Argument(metavar="[RECIPE]", help="Built-in name (digits, gaussians) or a .toml path."),
+    typer.Argument(
+        metavar="[RECIPE]",
+        help="Built-in name (digits, gaussians, fashion-mnist, cifar10, images64) or a .toml path.",
+    ),
 ]
 TrainingData = Annotated[
     str | None,
     typer.Option(
         metavar="SRC",
-        help="Image folder, .npz, .zip, IDX .gz or built-in set; default: the recipe's.",
+        help="Image folder, .npz, .zip, IDX .gz or their folder, hub:NAME[:SPLIT] or built-in set; "
+        "default: the recipe's.",
     ),
 ]
 ReflowPairs = Annotated[

@@ -101,7 +101,9 @@ def train(
         )
         return
     if recipe is None:
-        raise UsageError("give a RECIPE: digits, gaussians or the path of a .toml file")
+        raise UsageError(
+            "give a RECIPE: digits, fashion-mnist or another built-in one, or the path of a .toml file"
+        )
     chosen = read_recipe(recipe, overrides)
     if data is not None:
         chosen = with_source(chosen, data)
@@ -293,9 +295,17 @@ def inspect(
         Path,
         typer.Argument(metavar="PATH", help="An artifact, a stage's directory, a run, or a recipe."),
     ],
+    settings: Set = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="TFLOP/s that the hardware sustains, for the hours of a recipe; default: 50."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show header, lineage and health of an artifact or a run, or the settings of a recipe."""
+    """Show header, lineage and health of an artifact or a run, or the settings and cost of a recipe."""
+    from reflow.errors import UsageError
     from reflow.stages import inspect as stage
 
-    print(stage.run(path, as_json=as_json))  # noqa: T201
+    if rate is not None and not rate > 0:
+        raise UsageError("--rate must be above 0")
+    print(stage.run(path, settings or [], rate=rate, as_json=as_json))  # noqa: T201

@@ -27,8 +27,9 @@ class DataSettings(Settings):
     """[data]: the real images or points, and how they are read."""
 
     source: str = Field(
-        description="built-in set (digits, eight-gaussians, two-moons, checkerboard) or a path: "
-        "image folder, .npz, .zip, IDX .gz; 'files' in headers of models trained from a path"
+        description="built-in set (digits, fashion-mnist, eight-gaussians, two-moons, checkerboard), "
+        "hub:NAME[:SPLIT], or a path: folder of images or IDX files, .npz, .zip, IDX .gz, folder saved by "
+        "Hugging Face's datasets; 'files' stands for a path or hub set that --data names"
     )
     labels: bool = Field(False, description="condition the model on the class labels")
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(

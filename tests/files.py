@@ -82,6 +82,16 @@ def idx(path: Path, magic: int, values: Array, cut: int | None = None) -> Path:
     return path
 
 
+def idx_folder(path: Path, images: Array, tested: int, labels: Array | None = None) -> Path:
+    """Write the four files of a set of the MNIST family; the last `tested` images are its second part."""
+    path.mkdir(parents=True, exist_ok=True)
+    labels = np.arange(len(images)) % 10 if labels is None else labels
+    for part, rows in (("train", slice(-tested)), ("t10k", slice(-tested, None))):
+        idx(path / f"{part}-images-idx3-ubyte.gz", 0x803, images[rows])
+        idx(path / f"{part}-labels-idx1-ubyte.gz", 0x801, labels[rows])
+    return path
+
+
 def channels_first(images: Array) -> Array:
     return images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
 

@@ -20,7 +20,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["ahead", "tally", "parallel"],
     ["mixtures"],
     ["generation", "lineage", "survey", "shelf"],
-    ["metrics"],
+    ["metrics", "cost"],
     ["models", "couplings", "solvers", "data"],
     ["shardset", "snapshots"],
     ["pairs", "workspace", "devices", "ema", "averages", "interruption"],

@@ -1,26 +1,83 @@
 """Recipes are strict, complete and documented; messages name the nearest key."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from conftest import Command, one_line
+from files import folder
 
 from reflow.config import built_in_recipes, override, read_recipe, settings_table, unread
-from reflow.data import open_data
+from reflow.cost import samples_of
 from reflow.errors import ReflowError
-from reflow.models import build
+from reflow.models import build, load_model
 
 ROOT = Path(__file__).parent.parent
 
 
+OWN = [name for name in built_in_recipes() if read_recipe(name).data.source == "files"]
+
+
 @pytest.mark.parametrize("name", built_in_recipes())
-def test_built_in_recipes_build_on_their_data(name: str) -> None:
+def test_built_in_recipes_build_for_their_data(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.name == name
-    data = open_data(recipe.data, recipe.seed)
-    net = build(recipe.model, data.event, None)
+    event, classes, assumed = samples_of(recipe.data, recipe.model)
+    assert not assumed  # size and mode are set where the data is the user's own
+    with torch.device("meta"):
+        net = build(recipe.model, event, classes, unconditional=recipe.train.label_dropout > 0)
     assert sum(weight.numel() for weight in net.parameters()) > 1000
+
+
+# The rest of a recipe for GPUs stays as it is.
+SMALL = (
+    *("model.channels=4", "model.blocks=1", "couple.count=8", "couple.shard=4", "reflow.held_out=0.25"),
+    *("couple.solver=heun", "couple.steps=2"),
+    *(
+        f"{stage}.{key}={value}"
+        for stage in ("train", "reflow", "distill")
+        for key, value in (("steps", 2), ("batch", 4), ("micro_batch", 2), ("precision", "float32"))
+    ),
+)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_stage_of_a_recipe_for_gpus_takes_two_steps(
+    name: str, tmp_path: Path, reflow: Command
+) -> None:
+    model = read_recipe(name).model
+    assert model.kind == "unet"
+    size = 16 * model.patch  # at which its attention is
+    images = np.random.default_rng(0).integers(0, 256, (12, size, size + 4, 3), dtype=np.uint8)
+    base, pairs, flow, student = (tmp_path / stage for stage in ("base", "pairs", "reflow", "distill"))
+    data = folder(tmp_path / "images", images)
+    changes = [word for change in (*SMALL, f"data.size={size}") for word in ("--set", change)]
+    for command in (
+        ("train", name, "--data", data, "--out", base, *changes),
+        ("couple", base, "--out", pairs),
+        ("train", "--pairs", pairs, "--init", base, "--out", flow),
+        ("distill", flow, "--pairs", pairs, "--out", student),
+    ):
+        assert reflow(*command).code == 0, command
+    made = load_model(student)
+    assert (made.event, made.header.facts["steps"]) == ((3, size, size), 2)
+    assert one_line(reflow("train", name, "--out", tmp_path / "x")).endswith("name them with --data")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_gives_the_data_to_the_stages_that_read_it(tmp_path: Path) -> None:
+    run = f"RUN={tmp_path / 'run'}"
+    command = ["make", "-n", "all", "RECIPE=cifar10", "DATA=some/images", run]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"train cifar10 --data 'some/images' --out {tmp_path / 'run' / 'base'} " in planned
+    (evaluate,) = (line for line in planned.splitlines() if " evaluate " in line)
+    assert "--data 'some/images'" in evaluate
+    for stage in ("couple", "train --pairs", "distill", "report"):
+        assert f" {stage} " in planned
 
 
 def test_every_setting_has_a_meaning() -> None:

@@ -1,5 +1,7 @@
 """The IDX files of the MNIST family, gzipped: big-endian magic number, dimensions, bytes.
 
+A single file of images, or a folder of the four files of a set, whose two parts become one.
+
 Format: LeCun, Cortes & Burges, "The MNIST database of handwritten digits", section "file formats".
 """
 
@@ -8,7 +10,8 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from reflow.data.images import as_stored, reason, refitting
 from reflow.errors import ReflowError
 from reflow.settings import DataSettings
 
+FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 IMAGES, LABELS = 0x00000803, 0x00000801  # the last byte is the number of dimensions
 
 
@@ -33,6 +37,43 @@ def files_of_idx(path: Path) -> dict[str, Path]:
 
 def read_idx(path: Path, settings: DataSettings) -> Contents:
     """Return the images of X-images-idx3-ubyte.gz; X-labels-idx1-ubyte.gz beside it labels them."""
+    return _joined([path], settings)
+
+
+def is_idx_folder(path: Path) -> bool:
+    """Return whether the four files of a set of the MNIST family, or some of them, lie in a folder."""
+    return any((path / name).exists() for name in FILES)
+
+
+def files_of_idx_folder(path: Path) -> dict[str, Path]:
+    """Return the four files of a folder; refuse it if one is missing."""
+    missing = [name for name in FILES if not (path / name).exists()]
+    if missing:
+        raise ReflowError(
+            f"--data {path}: {missing[0]} is missing beside other files of its set; add it, or give one "
+            "file, X-images-idx3-ubyte.gz"
+        )
+    return {name: path / name for name in FILES}
+
+
+def read_idx_folder(path: Path, settings: DataSettings) -> Contents:
+    """Return the images and labels of the four files: those to train on, then those to test on."""
+    return _joined([path / name for name in FILES if "images" in name], settings)
+
+
+def _joined(paths: Sequence[Path], settings: DataSettings) -> Contents:
+    """Return the images of files one after the other, with labels if all of them are labelled."""
+    parts = [_described(path, settings) for path in paths]
+    count, weight = sum(part.count for part in parts), sum(part.weight for part in parts)
+    blocks = chain.from_iterable(part.blocks for part in parts)
+    labels = [part.labels for part in parts if part.labels is not None]
+    if len(labels) < len(parts):
+        return Contents(count, blocks, weight=weight)
+    return Contents(count, blocks, *number_classes(np.concatenate(labels)), weight)
+
+
+def _described(path: Path, settings: DataSettings) -> Contents:
+    """Return the images of a file and the labels as they stand in the file beside it."""
     with _opened(path) as file, _unzipping(path):
         count, height, width = _shape(file, path, IMAGES)
     weight = 0 if as_stored((height, width, 1), settings) else count * height * width
@@ -46,7 +87,7 @@ def read_idx(path: Path, settings: DataSettings) -> Contents:
             f"{beside} has {len(labels)} labels for the {count} images of {path.name}; "
             "take both from one set"
         )
-    return Contents(count, blocks, *number_classes(labels), weight)
+    return Contents(count, blocks, labels.astype(np.int64), weight=weight)
 
 
 def _shape(file: gzip.GzipFile, path: Path, magic: int) -> tuple[int, ...]:

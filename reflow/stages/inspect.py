@@ -7,27 +7,29 @@ from typing import Any
 
 from reflow.artifacts import MODEL, PAIRS, SHARDS, STATE, Header, file_digest, read_artifact, read_header
 from reflow.config import built_in_recipes, read_recipe, settings_table
+from reflow.cost import cost_of
 from reflow.data.cache import verify
-from reflow.errors import ReflowError
+from reflow.errors import ReflowError, UsageError
+from reflow.reporting.estimate import aligned, cost_entry, cost_text
 from reflow.reporting.progress import open_pairs_watched
 from reflow.reporting.run import open_run, tell_average
 from reflow.settings import Recipe
 from reflow.workspace import AVERAGE
 
 SCHEMA = 1  # of the JSON
+RATE = 50.0  # TFLOP/s, assumed: a sixth of the peak of an A100 in bfloat16
 
 
-def run(path: Path, *, as_json: bool) -> str:
+def run(path: Path, overrides: list[str], *, rate: float | None, as_json: bool) -> str:
     """Return the answer for people or, with `as_json`, for machines.
 
     Raises ReflowError when the path is none of ours or is damaged.
     """
     name = str(path)
     if name in built_in_recipes() or path.suffix == ".toml":
-        recipe = read_recipe(name)
-        if as_json:
-            return _json({"kind": "recipe", "recipe": recipe.model_dump(mode="json")})
-        return _recipe_text(recipe)
+        return _recipe(read_recipe(name, overrides), rate or RATE, as_json=as_json)
+    if overrides or rate is not None:
+        raise UsageError("--set and --rate are for recipes; what was made has its settings already")
     found = _inspect(path)
     return _json({"artifacts": found}) if as_json else "\n\n".join(_text(entry) for entry in found)
 
@@ -119,10 +121,18 @@ def _brief(key: str, value: Any) -> str:
     return str(value)
 
 
-def _recipe_text(recipe: Recipe) -> str:
-    rows = [(key, str(value), meaning) for key, value, meaning in settings_table(recipe)]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {meaning}" for key, value, meaning in rows)
+def _recipe(recipe: Recipe, rate: float, *, as_json: bool) -> str:
+    """Return the settings of a recipe and, where its data is known well enough, what it costs."""
+    try:
+        cost, unknown = cost_of(recipe), None
+    except ReflowError as error:
+        cost, unknown = None, str(error)
+    if as_json:
+        found = None if cost is None else cost_entry(cost, rate)
+        content = {"kind": "recipe", "recipe": recipe.model_dump(mode="json"), "cost": found}
+        return _json(content | ({} if unknown is None else {"cost_unknown": unknown}))
+    estimate = f"cost: unknown; {unknown}" if cost is None else cost_text(cost, rate)
+    return f"{aligned(settings_table(recipe))}\n\n{estimate}"
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -1,0 +1,155 @@
+"""What a recipe costs, before anything runs: arithmetic, pairs on disk, hours at a rate.
+
+The unit is the evaluation: one sample once through the network. An example of a training is three of
+them, as the way back takes the gradients of features and of weights, each as much as the way there;
+`recompute` adds a fourth. Multiply-adds are those of convolutions and matrix products (attention
+included), two FLOP each; norms, activations and the optimiser move memory and are left out, as are
+pilots, previews, validation and `evaluate`. The network is built on torch's `meta` device: no values.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from reflow.data import SETS
+from reflow.errors import ReflowError
+from reflow.hyperparameters import DistillSettings, FitSettings
+from reflow.models import build
+from reflow.settings import CoupleSettings, DataSettings, ModelSettings, Recipe
+from reflow.solvers.grids import GRIDS
+from reflow.solvers.rows import METHODS
+
+ASSUMED_NFE = 25  # of a pair at a tolerance; the digits take 24 at the usual one (README.md)
+ASSUMED_CLASSES = 10
+RGB = 3
+
+# Evaluations of the student in a training example of [distill], by objective.
+STUDENT_EVALUATIONS: dict[str, Callable[[DistillSettings], int]] = {
+    "regress": lambda settings: settings.student_steps,
+}
+
+
+class Samples(NamedTuple):
+    """The shape of a sample, how many classes there are, and what of this is assumed."""
+
+    event: tuple[int, ...]
+    classes: int | None
+    assumed: tuple[str, ...]
+
+
+class Network(NamedTuple):
+    """Parameters, and multiply-adds of one evaluation."""
+
+    parameters: int
+    multiply_adds: int
+
+
+class Stage(NamedTuple):
+    """Examples or pairs of a stage, and the evaluations that all of them take."""
+
+    name: str
+    examples: int
+    evaluations: int
+
+
+class Cost(NamedTuple):
+    """What the chain of a recipe costs, each stage once."""
+
+    samples: Samples
+    network: Network
+    stages: tuple[Stage, ...]
+    nfe: int
+    nfe_assumed: bool
+    pair_bytes: int
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of all stages."""
+        return sum(stage.evaluations for stage in self.stages)
+
+    def gflop(self, evaluations: int) -> float:
+        """Return the arithmetic of so many evaluations, in 10^9 floating-point operations."""
+        return 2 * self.network.multiply_adds * evaluations / 1e9
+
+    def hours(self, evaluations: int, rate: float) -> float:
+        """Return how long they take at a sustained rate in TFLOP/s."""
+        return self.gflop(evaluations) / (1e3 * rate) / 3600
+
+
+def cost_of(recipe: Recipe) -> Cost:
+    """Return what the stages of a recipe cost; raises ReflowError where the data has to be seen first."""
+    samples = samples_of(recipe.data, recipe.model)
+    network = network_of(
+        recipe.model, samples.event, samples.classes, unconditional=recipe.train.label_dropout > 0
+    )
+    nfe = nfe_of(recipe.couple)
+    student = STUDENT_EVALUATIONS["regress"](recipe.distill)
+    stages = (
+        _fitted("train", recipe.train),
+        Stage("couple", recipe.couple.count, recipe.couple.count * nfe),
+        _fitted("reflow", recipe.reflow),
+        _fitted("distill", recipe.distill, student),
+    )
+    stored = recipe.couple.count * bytes_of(recipe.couple, samples)
+    return Cost(samples, network, stages, nfe, recipe.couple.steps is None, stored)
+
+
+def samples_of(data: DataSettings, model: ModelSettings) -> Samples:
+    """Return what a recipe's samples are: known of a built-in set, else by data.size and data.mode."""
+    known = SETS.get(data.source)
+    classes = None if not data.labels else ASSUMED_CLASSES if known is None else known.classes
+    if known is not None and len(known.event) == 1:
+        return Samples(known.event, classes, ())
+    if known is None and model.kind == "mlp":
+        raise ReflowError("how long the vectors are is known once their file is read")
+    size = data.size or (known.event[1] if known else None)
+    if size is None:
+        raise ReflowError("the size of the images is not known before they are read; set data.size")
+    stored = RGB if known is None else known.event[0]
+    channels = {"auto": stored, "grey": 1, "rgb": RGB}[data.mode]
+    assumed = []
+    if known is None and data.mode == "auto":
+        assumed.append(f"{RGB} channels, as data.mode is auto")
+    if known is None and data.labels:
+        assumed.append(f"{ASSUMED_CLASSES} classes")
+    return Samples((channels, size, size), classes, tuple(assumed))
+
+
+def network_of(
+    settings: ModelSettings, event: tuple[int, ...], classes: int | None, *, unconditional: bool = False
+) -> Network:
+    """Return the size of a network and what one more sample in a batch costs."""
+    with torch.device("meta"), torch.no_grad():
+        net = build(settings, event, classes, unconditional=unconditional)
+        counts = []
+        for batch in (1, 2):  # what is done once for a batch, whatever its size, is in both
+            x, t = torch.empty(batch, *event), torch.empty(batch)
+            label = None if classes is None else torch.empty(batch, dtype=torch.int64)
+            with FlopCounterMode(display=False) as counter:
+                net(x, t, label)
+            counts.append(counter.get_total_flops())
+    parameters = sum(weight.numel() for weight in net.parameters())
+    return Network(parameters, (counts[1] - counts[0]) // 2)
+
+
+def nfe_of(couple: CoupleSettings) -> int:
+    """Return the evaluations of a pair: those of its steps, or what is assumed for a tolerance."""
+    twice = 1 if couple.guidance in (None, 1) else 2
+    if couple.steps is None:
+        return twice * ASSUMED_NFE
+    return twice * len(METHODS[couple.solver](GRIDS["uniform"](couple.steps)))
+
+
+def bytes_of(couple: CoupleSettings, samples: Samples) -> int:
+    """Return the size of a stored pair: noise in float32, the image, and a label of 64 bits."""
+    values = torch.Size(samples.event).numel()
+    image: torch.dtype = getattr(torch, couple.image_dtype)
+    return values * (4 + image.itemsize) + (0 if samples.classes is None else 8)
+
+
+def _fitted(name: str, settings: FitSettings, evaluations: int = 1) -> Stage:
+    """Return a training stage whose examples take so many evaluations on the way there."""
+    examples = settings.steps * settings.batch
+    return Stage(name, examples, examples * evaluations * (3 + settings.recompute))
