@@ -103,6 +103,12 @@ class VelocityFitSettings(FitSettings):
         description="share of labels replaced by the null label, which guidance needs; a model has one if "
         "this is above 0 in [train]",
     )
+    weighting: Literal["uniform", "uncertainty"] = Field(
+        "uniform",
+        exclude_if=lambda weighting: weighting == "uniform",
+        description="of losses; uncertainty divides each by the mean loss at its t that the steps before "
+        "had, so that every t counts alike",
+    )
 
 
 class PairFitSettings(FitSettings):

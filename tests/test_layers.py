@@ -17,7 +17,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["followers"],
     ["reporting", "states", "log", "validation"],
     ["fit"],
-    ["ahead", "tally", "parallel"],
+    ["ahead", "tally", "parallel", "weighting"],
     ["mixtures"],
     ["generation", "lineage", "survey", "shelf"],
     ["metrics"],
