@@ -5,7 +5,7 @@ This module does not import torch.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reflow.sections import Count, Positive, Settings
 
@@ -84,7 +84,7 @@ RHYTHM = frozenset(
 
 
 class VelocityFitSettings(FitSettings):
-    """[train]: fitting the velocity on data."""
+    """What fitting the velocity has beside."""
 
     times: Literal["uniform", "logit-normal", "u-shaped"] = Field(
         "uniform", description="law of t in training"
@@ -109,6 +109,25 @@ class VelocityFitSettings(FitSettings):
         description="of losses; uncertainty divides each by the mean loss at its t that the steps before "
         "had, so that every t counts alike",
     )
+
+
+class BaseFitSettings(VelocityFitSettings):
+    """[train]: fitting the velocity on data."""
+
+    transport: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        exclude_if=lambda group: group is None,
+        description="examples among which noise is assigned to data at the least sum of squared distances, "
+        "exactly, and within a class where there are labels; divides the batch",
+    )
+
+    @model_validator(mode="after")
+    def _divide_the_batch(self) -> "BaseFitSettings":
+        if self.transport is not None and self.batch % self.transport:
+            raise ValueError(
+                f"transport = {self.transport} does not divide batch = {self.batch}; set it to a divisor"
+            )
+        return self
 
 
 class PairFitSettings(FitSettings):

@@ -18,7 +18,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["reporting", "states", "log", "validation"],
     ["fit"],
     ["ahead", "tally", "parallel", "weighting"],
-    ["mixtures"],
+    ["mixtures", "transport"],
     ["generation", "lineage", "survey", "shelf"],
     ["metrics"],
     ["models", "couplings", "solvers", "data"],
