@@ -160,7 +160,7 @@ def test_both_settings_train_to_the_same_bytes_after_an_interruption(
     assert "train.transport is 8 there and None now" in one_line(answer)
 
 
-def test_losses_on_held_out_data_are_of_the_coupling_that_is_trained_on(
+def test_all_losses_that_are_told_are_of_the_coupling_that_is_asked_for(
     reflow: Command, tmp_path: Path
 ) -> None:
     """Shorter paths have smaller velocities, so a network that knows nothing yet has a smaller loss."""
@@ -169,7 +169,7 @@ def test_losses_on_held_out_data_are_of_the_coupling_that_is_trained_on(
     for name, change in (("plain", ()), ("near", ("--set", "train.transport=16"))):
         assert reflow("train", TINY, "--out", tmp_path / name, *still, *change, *steps(1)).code == 0
         lines.append(json.loads((tmp_path / name / "log.jsonl").read_text()))
-    for key in ("held_out_loss", "training_loss"):
+    for key in ("loss", "held_out_loss", "training_loss"):
         assert lines[1][key] < 0.97 * lines[0][key]
     usual = read_header(tmp_path / "plain" / "model.safetensors").to_json()
     assert "transport" not in usual
