@@ -2,8 +2,9 @@
 
 Everything random in step k is drawn from generators seeded by (seed, stream, k) for the whole batch, so
 N processes with a share of it each take the step that one process would, to rounding (dropout masks
-excepted), and a state needs no generators: weights, averages, moments and the step number continue a run
-bit for bit. A step never waits for the device. One whose gradient is not finite is skipped there.
+excepted), and a state needs no generators: weights, averages, moments, the weighting and the step number
+continue a run bit for bit. A step never waits for the device. One whose gradient is not finite is skipped
+there.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from reflow.models.preconditioning import Preconditioned
 from reflow.noise import draw_seed
 from reflow.parallel import Layout, Replicated, Sharded
 from reflow.tally import PATIENCE, Tally
+from reflow.weighting import weighting_of
 
 HALVINGS = 16  # of the loss's scale in float16, 2^16 at first; until it is 1, overflows say nothing
 
@@ -79,6 +81,7 @@ class Fit:
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         self.batches = Ahead(self._draw)
         self.tally = Tally(device, PATIENCE + HALVINGS * self.scaler.is_enabled())
+        self.weighting = weighting_of(settings, device)
         self.step, self.rate = 0, 0.0
 
     def advance(self) -> None:
@@ -102,7 +105,9 @@ class Fit:
         ema.update(averages, weights, self.step, self.settings.ema_halflife)
         for width, power in self.powers.items():
             update_power(self.layout.held(power.values()), weights, self.step, gamma_of(width))
-        self.tally.add(_joined(parts), norm)
+        losses = _joined(parts)
+        self.tally.add(losses, norm)
+        self.weighting.add(losses, norm.isfinite(), self.world)
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next step."""
@@ -124,7 +129,8 @@ class Fit:
             for name, weight in power.items()
         }
         held = {k: tensor.detach() for k, tensor in (moments | raw | average | powers).items()}
-        return self.layout.gathered(held) | {"skipped": self.tally.skipped} | self._scaling()
+        kept = {"skipped": self.tally.skipped} | self.weighting.tensors()
+        return self.layout.gathered(held) | kept | self._scaling()
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -145,6 +151,7 @@ class Fit:
             self.scaler.load_state_dict(
                 self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)}
             )
+        self.weighting.restore(tensors)
         self.step = step
         self.tally.reset()
 
@@ -192,7 +199,7 @@ class Fit:
         return self.coupling.draw(step * batch + rows, chosen), chosen
 
     def _backward(self, piece: int) -> Losses:
-        """Add the gradient of one micro-batch and return its losses."""
+        """Add the gradient of one micro-batch and return its losses, not weighted."""
         share = self.world.rank * self.pieces + piece
         position = (self.step, share) if share else (self.step,)
         torch.manual_seed(draw_seed(self.seed, f"{self.stream} dropout", *position))
@@ -200,7 +207,7 @@ class Fit:
         last = piece == self.pieces - 1
         with contextlib.nullcontext() if last else self.layout.unsynced():
             losses = self.objective(self.field, pair, chosen)
-            self.scaler.scale(losses.each.mean() / self.pieces).backward()
+            self.scaler.scale(self.weighting.weighted(losses).mean() / self.pieces).backward()
         return losses
 
 

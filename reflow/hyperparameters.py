@@ -84,7 +84,7 @@ RHYTHM = frozenset(
 
 
 class VelocityFitSettings(FitSettings):
-    """[train]: fitting the velocity on data."""
+    """What fitting the velocity has beside."""
 
     times: Literal["uniform", "logit-normal", "u-shaped"] = Field(
         "uniform", description="law of t in training"
@@ -103,6 +103,31 @@ class VelocityFitSettings(FitSettings):
         description="share of labels replaced by the null label, which guidance needs; a model has one if "
         "this is above 0 in [train]",
     )
+    weighting: Literal["uniform", "uncertainty"] = Field(
+        "uniform",
+        exclude_if=lambda weighting: weighting == "uniform",
+        description="of losses; uncertainty divides each by the mean loss at its t that the steps before "
+        "had, so that every t counts alike",
+    )
+
+
+class BaseFitSettings(VelocityFitSettings):
+    """[train]: fitting the velocity on data."""
+
+    transport: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        exclude_if=lambda group: group is None,
+        description="examples among which noise is assigned to data at the least sum of squared distances, "
+        "exactly, and within a class where there are labels; divides the batch",
+    )
+
+    @model_validator(mode="after")
+    def _divide_the_batch(self) -> "BaseFitSettings":
+        if self.transport is not None and self.batch % self.transport:
+            raise ValueError(
+                f"transport = {self.transport} does not divide batch = {self.batch}; set it to a divisor"
+            )
+        return self
 
 
 class PairFitSettings(FitSettings):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from reflow.architectures import DitSettings, MlpSettings, UnetSettings
-from reflow.hyperparameters import DistillSettings, ReflowSettings, VelocityFitSettings
+from reflow.hyperparameters import BaseFitSettings, DistillSettings, ReflowSettings
 from reflow.sections import Count, NonNegative, Positive, Settings, Time
 
 FixedSolver = Literal["euler", "midpoint", "heun", "rk4", "adams2", "adams3", "adams4", "dpm2m"]
@@ -177,7 +177,7 @@ class Recipe(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="root of all randomness")
     data: DataSettings
     model: Annotated[ModelSettings, Field(discriminator="kind")]
-    train: VelocityFitSettings
+    train: BaseFitSettings
     couple: CoupleSettings
     reflow: ReflowSettings
     distill: DistillSettings

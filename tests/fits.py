@@ -15,7 +15,7 @@ from reflow.distributed import ALONE
 from reflow.draws import Draws
 from reflow.fit import Fit
 from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
-from reflow.hyperparameters import FitSettings
+from reflow.hyperparameters import VelocityFitSettings
 from reflow.models import build
 from reflow.settings import MlpSettings, UnetSettings
 from reflow.times import stratified, uniform
@@ -57,9 +57,9 @@ def rng(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def fit_settings(**chosen: object) -> FitSettings:
+def fit_settings(**chosen: object) -> VelocityFitSettings:
     usual = {"steps": 20, "batch": 16, "lr": 1e-2, "ema_halflife": 2.0}
-    return FitSettings.model_validate(usual | chosen)
+    return VelocityFitSettings.model_validate(usual | chosen)
 
 
 def network(kind: str = "mlp", dropout: float = 0.0, seed: int = 0) -> nn.Module:
@@ -71,7 +71,7 @@ def network(kind: str = "mlp", dropout: float = 0.0, seed: int = 0) -> nn.Module
 
 
 def begin(
-    settings: FitSettings,
+    settings: VelocityFitSettings,
     net: nn.Module | None = None,
     *,
     data: Tensor = POINTS,

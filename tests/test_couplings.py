@@ -13,6 +13,7 @@ from numbered import Numbered, NumberedPairs, mixture, numbered, rng, row_number
 from reflow.couplings import Drawn, Independent, Order, Stored
 from reflow.draws import draws
 from reflow.flow import Pair
+from reflow.transport import Transported
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 100])
@@ -156,9 +157,15 @@ def test_stored_pairs_are_visited_once_an_epoch_whatever_the_generator() -> None
     assert torch.equal(examples(coupling, 8, 8, rng(1)).x0[:, 0], first)
 
 
+MIRRORED = Independent(
+    Numbered(torch.rand(7, 1, 2, 4, generator=rng()), torch.arange(7) % 2), seed=0, flip=True
+)
 PARTS = {
     "independent": Independent(Numbered(row_numbers(7)), seed=0),
-    "mirrored": Independent(Numbered(torch.rand(7, 1, 2, 4, generator=rng())), seed=0, flip=True),
+    "mirrored": MIRRORED,
+    "transported": Transported(MIRRORED, 12),
+    "transported in groups": Transported(MIRRORED, 4),
+    "transported in unequal groups": Transported(MIRRORED, 5),
     "stored": Stored(numbered(7, labelled=True), seed=0),
     "mixture": mixture([5, 3, 11], [2, 1, 4], labelled=True),
 }

@@ -65,7 +65,7 @@ def test_two_processes_take_the_gradient_of_one(
     assert relative(ranks[0][name], alone["gradient"]) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["double", "pieces", "flipped"])
+@pytest.mark.parametrize("name", ["double", "pieces", "flipped", "transported", "weighted"])
 def test_two_processes_come_to_the_weights_of_one(
     ranks: list[dict[str, Tensor]], alone: dict[str, Tensor], name: str
 ) -> None:
@@ -110,7 +110,11 @@ def test_shares_come_to_what_copies_come_to(
 
 
 def test_interrupted_shares_and_copies_go_on_bit_for_bit(ranks: list[dict[str, Tensor]]) -> None:
-    for name, undisturbed in (("shares resumed", "shares"), ("resumed", "single")):
+    for name, undisturbed in (
+        ("shares resumed", "shares"),
+        ("resumed", "single"),
+        ("weighted resumed", "weighted"),
+    ):
         wanted = case(ranks[0], undisturbed)
         found = case(ranks[0], name)
         assert len(found) > 100

@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reflow.couplings import Independent
+from reflow.couplings import Coupling, Independent
 from reflow.distances import squared
 from reflow.distributed import ALONE, Shared, Vote, World, agree, gathered, joined, total
 from reflow.draws import Draws
 from reflow.fit import Fit
 from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
-from reflow.hyperparameters import FitSettings
+from reflow.hyperparameters import VelocityFitSettings
 from reflow.models import build
 from reflow.settings import UnetSettings
 from reflow.times import stratified, uniform
+from reflow.transport import Transported
 
 CPU = torch.device("cpu")
 STEPS = 20
+WEIGHTED = {"weighting": "uncertainty"}
 
 
 @dataclass
@@ -59,7 +61,19 @@ def precisely(dtype: torch.dtype) -> Objective:
     return objective
 
 
-def fit_of(world: World, dtype: torch.dtype, *, flip: bool = False, **chosen: object) -> Fit:
+def coupling_of(dtype: torch.dtype, *, flip: bool, transport: int | None) -> Coupling:
+    independent = Independent(Images(dtype), seed=0, flip=flip)
+    return independent if transport is None else Transported(independent, transport)
+
+
+def fit_of(
+    world: World,
+    dtype: torch.dtype,
+    *,
+    flip: bool = False,
+    transport: int | None = None,
+    **chosen: object,
+) -> Fit:
     usual = {"steps": STEPS, "batch": 16, "lr": 1e-2, "ema_halflife": 2.0}
     torch.manual_seed(0)
     net = build(UnetSettings(kind="unet", channels=8, attention=(4,)), (1, 8, 8), None).to(dtype)
@@ -67,8 +81,8 @@ def fit_of(world: World, dtype: torch.dtype, *, flip: bool = False, **chosen: ob
         for weight in net.parameters():  # no layer starts at zero
             weight.add_(0.05 * torch.randn(weight.shape, dtype=dtype))
     average = copy.deepcopy(net).requires_grad_(False)
-    settings = FitSettings.model_validate(usual | chosen)
-    coupling = Independent(Images(dtype), seed=0, flip=flip)
+    settings = VelocityFitSettings.model_validate(usual | chosen)
+    coupling = coupling_of(dtype, flip=flip, transport=transport)
     kept = {"seed": 0, "stream": "test", "device": CPU, "world": world}
     return Fit(net, average, coupling, precisely(dtype), settings, **kept)  # type: ignore[arg-type]
 
@@ -114,6 +128,8 @@ def computed(world: World) -> dict[str, Tensor]:
         "double": trained(world, torch.float64),
         "pieces": trained(world, torch.float64, micro_batch=4),
         "flipped": trained(world, torch.float64, flip=True),
+        "transported": trained(world, torch.float64, flip=True, transport=16),
+        "weighted": trained(world, torch.float64, micro_batch=4, **WEIGHTED),
     }
     flat = {f"{case}.{name}": tensor for case, state in results.items() for name, tensor in state.items()}
     return flat | {"gradient": gradient(world), "gradient in pieces": gradient(world, micro_batch=2)}
@@ -126,6 +142,7 @@ def sharded(world: World) -> dict[str, Tensor]:
         "shares in pieces": trained(world, torch.float64, sharded=True, micro_batch=4),
         "shares resumed": resumed(world, torch.float32, sharded=True),
         "resumed": resumed(world, torch.float32),
+        "weighted resumed": resumed(world, torch.float64, micro_batch=4, **WEIGHTED),
     }
     fit = fit_of(world, torch.float32, sharded=True)
     fit.advance()

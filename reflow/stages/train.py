@@ -9,7 +9,7 @@ import torch
 
 from reflow.artifacts import Header
 from reflow.config import with_source
-from reflow.couplings import Independent
+from reflow.couplings import Coupling, Independent
 from reflow.data import BUILT_IN, DataSet, split
 from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
@@ -24,6 +24,7 @@ from reflow.reporting.progress import open_data_watched, open_pairs_watched, say
 from reflow.settings import Recipe
 from reflow.times import LAWS, stratified
 from reflow.training import Task, machine, train_model
+from reflow.transport import Transported
 from reflow.validation import sides
 
 
@@ -48,14 +49,13 @@ def run(
         "training_samples": len(training),
         "held_out_samples": len(held_out),
     } | ({} if null_label is None else {"unconditional": True})
-    seed = draw_seed(recipe.seed, "data")
     task = Task(
         net,
-        Independent(training, seed, flip=recipe.data.flip),
+        _coupling(recipe, training, flip=recipe.data.flip),
         objective_of(recipe.train, null_label),
         recipe.train,
         _header(recipe, data.digest(), facts),
-        sides((Independent(training, seed), len(training)), (Independent(held_out, seed), len(held_out))),
+        sides(*((_coupling(recipe, part, flip=False), len(part)) for part in (training, held_out))),
     )
     train_model(task, where, out=out, fresh=fresh)
 
@@ -123,6 +123,13 @@ def _header(recipe: Recipe, digest: str, facts: dict[str, Any]) -> Header:
             "split": {"data": digest, "seed": recipe.seed, "held_out": recipe.data.held_out},
         },
     )
+
+
+def _coupling(recipe: Recipe, data: DataSet, *, flip: bool) -> Coupling:
+    """Return data with noise as [train] wants them joined."""
+    independent = Independent(data, draw_seed(recipe.seed, "data"), flip=flip)
+    group = recipe.train.transport
+    return independent if group is None else Transported(independent, group)
 
 
 def _data(recipe: Recipe) -> DataSet:
