@@ -254,6 +254,12 @@ def test_students_of_every_objective_come_through_the_command_line(
     if objective == "meanflow":
         assert more.code == 0
         assert "NFE 3" in more.err
+        x0 = torch.randn(5, *student.event, generator=rng())
+        ends = [
+            integrate(field, x0, solver="euler", steps=1).x1 for field in (student, student.in_steps(1))
+        ]
+        assert torch.equal(*ends)  # used as any student is, it draws in one step
+        assert not torch.equal(ends[0], x0 + student.net(x0, torch.zeros(5)))  # which is no velocity
     else:
         assert "--nfe 1" in one_line(more)
     assert "Euler" in one_line(

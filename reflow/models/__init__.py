@@ -85,9 +85,14 @@ class Model(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
     ) -> Tensor:
-        """Return the velocity v(x, t), or the average velocity until another time, shaped like x."""
+        """Return the velocity v(x, t), shaped like x.
+
+        Of a student of average velocities: the average from t until another time, t = 1 if none is given.
+        """
         if tuple(x.shape[1:]) != self.event:
             raise ReflowError(f"this model works on {self.event}, not on {tuple(x.shape[1:])}")
+        if self.spans and until is None:
+            until = torch.ones_like(times_of(t, x))
         velocity: Tensor = self.net(x, t, label, until)
         return velocity
 
