@@ -18,6 +18,7 @@ from variants import Stage, Variant
 ERRORS = 2.0  # standard errors of paired differences
 NOISE = "≈"
 BUDGETS = (1, 2, 4, 16, 100)  # network evaluations
+PEERS = "peers: same network, data and time, compared with our student"
 REFERENCE = ("base", "2-rectified")  # the variants whose models are the recipe's own
 DISTANCES = ("frechet_classifier", "sliced_wasserstein")  # the first that was measured is shown
 LEGEND = (
@@ -75,12 +76,12 @@ def measured(row: Row, seed: int, model: Mapping[str, Any], floor: Mapping[str, 
     row.note("floor", seed, floor[name])
 
 
-def seconds_of(path: Path) -> float | None:
-    """Return the seconds of all sessions of a command, if it ran to its end here."""
+def seconds_of(path: Path, clock: str = "processor") -> float | None:
+    """Return the seconds of all sessions of a command, if it ran to its end; clock: also "seconds"."""
     if not path.exists():
         return None
     sessions = json.loads(path.read_text())
-    total: float = sum(session["seconds"] for session in sessions)
+    total: float = sum(session[clock] for session in sessions)
     return total if sessions[-1]["exit"] == 0 else None
 
 
@@ -112,32 +113,41 @@ def peers(out: Path, seeds: Sequence[int]) -> list[Row]:
     for seed in seeds:
         for path in sorted((out / f"seed-{seed}").glob("peer-*.evaluation.json")):
             content = json.loads(path.read_text())
-            notes = json.loads((path.parent / path.name.replace("evaluation", "times")).read_text())
+            phases = json.loads((path.parent / path.name.replace("evaluation", "times")).read_text())
             name = path.name.removesuffix(".evaluation.json").removeprefix("peer-")
             for model in content["models"]:
-                kind = {"train": "base"}.get(model["stage"], model["stage"])
+                kind = "base" if model["stage"] == "train" else model["stage"]
                 row = rows.setdefault((name, kind), Row(name, kind))
                 measured(row, seed, model, content["floor"])
-                row.note("seconds", seed, sum(phase["seconds"] for phase in notes))
+                row.note("seconds", seed, until(model["stage"], phases))
     return list(rows.values())
 
 
-def line(row: Row, references: Mapping[str, Row]) -> list[str]:
-    """Return the row of a table: its cells, marked where they are within the noise of the reference."""
+def until(stage: str, phases: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds of the phases up to the one of a stage."""
+    last = next(n for n, phase in enumerate(phases) if stage in phase["phase"].split(" + "))
+    total: float = sum(phase["seconds"] for phase in phases[: last + 1])
+    return total
+
+
+def line(row: Row, references: Mapping[str, Row], rival: Row | None = None) -> list[str]:
+    """Return the row of a table: its cells, marked where they are within the noise of the reference.
+
+    The difference at one evaluation is from the rival, or from the reference without one.
+    """
     reference = references.get(row.kind, Row("", ""))
+    own = row.variant == reference.variant
 
     def cell(column: str) -> str:
         values, other = row.cells.get(column, {}), reference.cells.get(column, {})
-        mark = f" {NOISE}" if reference.variant != row.variant and within_noise(values, other) else ""
-        return spread(values) + mark
+        return spread(values) + (f" {NOISE}" if not own and within_noise(values, other) else "")
 
-    found = difference(row.cells.get("1", {}), reference.cells.get("1", {}))
-    compared = found is not None and reference.variant != row.variant
-    against = f"{found[0]:+.3g} ± {found[1]:.2g}" if found is not None and compared else ""
-    seeds = max(len(values) for values in row.cells.values())
+    found = difference(row.cells.get("1", {}), (rival or reference).cells.get("1", {}))
+    against = "" if own or found is None else f"{found[0]:+.3g} ± {found[1]:.2g}"
     figures = [cell(str(budget)) for budget in BUDGETS]
-    last = [cell("straightness"), spread(row.cells.get("seconds", {})), str(seeds)]
-    return [row.variant, row.kind, *figures, against, *last]
+    last = [cell("straightness"), spread(row.cells.get("seconds", {}))]
+    seeds = max(len(values) for values in row.cells.values())
+    return [row.variant, row.kind, *figures, against, *last, str(seeds)]
 
 
 def ratios(references: Mapping[str, Row]) -> str:
@@ -170,21 +180,27 @@ def tables(out: Path, chosen: Mapping[str, Variant], recipe: str, seeds: Sequenc
     groups: dict[str, list[Row]] = {}
     for name, variant in chosen.items():
         groups.setdefault(variant.group, []).extend(found[name])
-    groups["peers: same network, data and time"] = peers(out, seeds)
-    heads = ["variant", "model", *(f"{budget}" for budget in BUDGETS), "at 1, less the recipe's ± error"]
-    heads += ["straightness", "seconds", "seeds"]
     parts = [LEGEND, *_floor(own), ratios(references)]
     for group, rows in groups.items():
-        if rows:
-            shown = rows if rows[0] in own else [*(row for row in own if _alike(row, rows)), *rows]
-            title = f"### {group[:1].upper()}{group[1:]}"
-            parts.append(title + "\n\n" + table(heads, [line(row, references) for row in shown]))
+        parts += [_section(group, [line(row, references) for row in _with(own, rows)])] if rows else []
+    others = peers(out, seeds)
+    if others:
+        lines = [line(row, references, references.get("distill")) for row in _with(own, others)]
+        parts.append(_section(PEERS, lines))
     return "\n\n".join(parts)
 
 
-def _alike(reference: Row, rows: Sequence[Row]) -> bool:
-    """Return whether one of the rows is compared with this one."""
-    return any(row.kind == reference.kind for row in rows)
+def _section(title: str, lines: Sequence[Sequence[str]]) -> str:
+    """Return a table under its title."""
+    heads = ["variant", "model", *map(str, BUDGETS), "at 1, less the recipe's (± its error)"]
+    heads += ["straightness", "processor s", "seeds"]
+    return f"### {title[:1].upper()}{title[1:]}\n\n{table(heads, lines)}"
+
+
+def _with(own: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Return rows after those that they are compared with."""
+    kinds = {row.kind for row in rows}
+    return [*(row for row in own if row.kind in kinds and row not in rows), *rows]
 
 
 def _floor(own: Sequence[Row]) -> list[str]:
