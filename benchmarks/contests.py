@@ -69,7 +69,7 @@ class Problem:
         """Return fresh noise with what the network makes of it."""
         x0, _, label = self.independent(count)
         with torch.no_grad():
-            return Pair(x0, solve(lambda x, t: net(x, t, label), x0), label)  # type: ignore[arg-type,misc]
+            return Pair(x0, solve(lambda x, t: net(x, t, label), x0), label)  # type: ignore[arg-type]
 
 
 def velocity_loss(net: nn.Module, pair: Pair) -> Tensor:

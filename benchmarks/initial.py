@@ -53,7 +53,7 @@ def run(how: str, words: list[str]) -> None:
     starts = {"fresh": fresh, "raw": raw(model_in(words))}
     if how not in starts:
         sys.exit(f"initial.py: {how} is none of {', '.join(starts)}")
-    train.copy_of = distill.copy_of = starts[how]  # type: ignore[assignment]
+    train.copy_of = distill.copy_of = starts[how]  # type: ignore[assignment,attr-defined]
     sys.argv[1:] = words
     main()
 
