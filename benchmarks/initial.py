@@ -1,0 +1,62 @@
+"""Run a `reflow` command whose training starts from other weights than its model's average.
+
+    python benchmarks/initial.py raw|fresh train --pairs DIR --init MODEL --out DIR ...
+
+raw: the last weights of the optimiser, from the model's state.safetensors; fresh: random ones. The tool
+itself has no such option: both are what studies compare with. The headers of the results do not tell.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from reflow.__main__ import main
+from reflow.artifacts import MODEL, STATE, read_artifact
+from reflow.lineage import copy_of
+from reflow.models import Model, build
+from reflow.models.preconditioning import Preconditioned
+from reflow.noise import draw_seed
+from reflow.settings import ModelSettings
+from reflow.stages import distill, train
+
+Start = Callable[[Model, ModelSettings], Preconditioned]
+
+
+def fresh(model: Model, settings: ModelSettings) -> Preconditioned:
+    """Return a network with random weights, other ones than its model started from."""
+    torch.manual_seed(draw_seed(model.recipe["seed"], "fresh weights"))
+    return build(settings, model.event, model.classes, unconditional=model.null_label is not None)
+
+
+def raw(folder: Path) -> Start:
+    """Return what gives the network the last weights of the training in a folder."""
+
+    def start(model: Model, settings: ModelSettings) -> Preconditioned:
+        _, tensors = read_artifact(folder / STATE, "state")
+        net = copy_of(model, settings)
+        net.load_state_dict({name: tensors[f"raw.{name}"] for name in net.state_dict()})
+        return net
+
+    return start
+
+
+def model_in(words: list[str]) -> Path:
+    """Return the folder of the model that a command starts from."""
+    path = Path(words[words.index("--init") + 1] if "--init" in words else words[1])
+    return path.parent if path.name == MODEL else path
+
+
+def run(how: str, words: list[str]) -> None:
+    """Run the command with its copying of weights replaced."""
+    starts = {"fresh": fresh, "raw": raw(model_in(words))}
+    if how not in starts:
+        sys.exit(f"initial.py: {how} is none of {', '.join(starts)}")
+    train.copy_of = distill.copy_of = starts[how]  # type: ignore[assignment,attr-defined]
+    sys.argv[1:] = words
+    main()
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], sys.argv[2:])

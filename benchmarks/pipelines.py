@@ -1,0 +1,228 @@
+"""Pipelines that users would otherwise run, given the network, the data and the time that ours took.
+
+    .venv-bench/bin/python benchmarks/pipelines.py --recipe digits --out runs/study --seeds 0,1,2
+    ... --seconds 134,18,81,38      (of train, couple, reflow, distill; else what the study noted in OUT)
+
+A peer may take as long as our stages took, phase by phase or several together. Its models become artifacts
+of ours in OUT/seed-S/peer-NAME, which `reflow evaluate` measures with the noise, the classifier and the
+held-out data of that seed; `study.py --table` shows them. Peers that are not told their optimiser's
+settings have those of the recipe's stages.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from contests import (
+    STAGES,
+    Optimisation,
+    Phases,
+    Problem,
+    Solve,
+    drawn,
+    optimisation_of,
+    regression_loss,
+    velocity_loss,
+)
+from ema_pytorch import EMA
+from findings import seconds_of
+from loops import Swapped, rectified_flow_pytorch
+from peers import flow_matching_fixed, scipy_rk45, uniform
+from rounds import CLOCKS
+from study import NFE, Study, beside
+from torch import nn
+from variants import Chain
+
+from reflow.artifacts import MODEL, Header, write_artifact
+from reflow.config import override
+from reflow.data import open_data
+from reflow.errors import ReflowError
+
+FIELDS = {"wall": "seconds", "cpu": "processor"}  # of the study's notes, by clock
+SOLVED = 100  # noises solved together
+Models = Mapping[str, nn.Module]  # by the stage of ours that they stand for
+Peer = Callable[[Problem, Phases], Models]
+
+RK45: Solve = partial(scipy_rk45, tolerance=1e-5)
+MIDPOINT: Solve = partial(flow_matching_fixed, method="midpoint", grid=uniform, steps=16)
+
+
+class Reflow(rectified_flow_pytorch.Reflow):  # type: ignore[misc]
+    """The package's wrapper; in 0.14.0 its `device` is a method, which its own call of torch refuses."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def official(problem: Problem, phases: Phases, solve: Solve) -> Models:
+    """The recipe of gnobitab/RectifiedFlow: pairs from the averaged weights (there by RK45 at 1e-5), reflow
+    and distillation from the raw ones, uniform times, squared errors."""
+    recipe = problem.recipe
+    net = problem.net()
+    base = phases.fit(
+        ["train"],
+        net,
+        lambda: velocity_loss(net, problem.independent(recipe.train.batch)),
+        optimisation_of(recipe.train),
+    )
+    pairs = phases.collect(["couple"], lambda: problem.solved(base, solve, SOLVED))
+    reflowed = phases.fit(
+        ["reflow"],
+        net,
+        lambda: velocity_loss(net, drawn(pairs, recipe.reflow.batch)),
+        optimisation_of(recipe.reflow),
+    )
+    student = phases.fit(
+        ["distill"],
+        net,
+        lambda: regression_loss(net, drawn(pairs, recipe.distill.batch)),
+        optimisation_of(recipe.distill),
+    )
+    return {"train": base, "reflow": reflowed, "distill": student}
+
+
+def lucidrains(problem: Problem, phases: Phases, own: bool) -> Models:
+    """rectified-flow-pytorch as its README has it: its loss, then its Reflow around the trained model,
+    which makes new pairs at every step, for all the time that is left. It has no distillation.
+
+    own: with the optimiser and the average of its Trainer.
+    """
+    recipe = problem.recipe
+    library = Optimisation(lr=3e-4, warmup=0, schedule="constant", clip=0.5, average=EMA)
+    first, second = (
+        library if own else optimisation_of(settings) for settings in (recipe.train, recipe.reflow)
+    )
+    net = problem.net()
+    flow = rectified_flow_pytorch.RectifiedFlow(Swapped(net))
+    base = phases.fit(
+        ["train"],
+        net,
+        lambda: flow((problem.independent(recipe.train.batch).x1 + 1) / 2),  # it takes [0, 1]
+        first,
+    )
+    net.load_state_dict(base.state_dict())
+    wrapper = Reflow(flow, batch_size=recipe.reflow.batch)
+    reflowed = phases.fit(["couple", "reflow", "distill"], net, wrapper, second)
+    return {"train": base, "reflow": reflowed}
+
+
+def regression(problem: Problem, phases: Phases, scratch: bool) -> Models:
+    """A one-step student fitted to the base's pairs, without reflow, from its weights or from scratch."""
+    recipe = problem.recipe
+    net = problem.net()
+    base = phases.fit(
+        ["train"],
+        net,
+        lambda: velocity_loss(net, problem.independent(recipe.train.batch)),
+        optimisation_of(recipe.train),
+    )
+    pairs = phases.collect(["couple"], lambda: problem.solved(base, MIDPOINT, SOLVED))
+    net.load_state_dict((problem.net() if scratch else base).state_dict())
+    student = phases.fit(
+        ["reflow", "distill"],
+        net,
+        lambda: regression_loss(net, drawn(pairs, recipe.distill.batch)),
+        optimisation_of(recipe.train if scratch else recipe.distill),
+    )
+    return {"train": base, "distill": student}
+
+
+PEERS: dict[str, Peer] = {
+    "lucidrains": partial(lucidrains, own=True),
+    "lucidrains-our-optimiser": partial(lucidrains, own=False),
+    "official-recipe": partial(official, solve=RK45),
+    "official-recipe-midpoint": partial(official, solve=MIDPOINT),  # a fifth of the evaluations
+    "regression-from-base": partial(regression, scratch=False),
+    "regression-from-scratch": partial(regression, scratch=True),
+}
+UNLABELLED = ("lucidrains", "lucidrains-our-optimiser")  # its Reflow takes no condition
+
+
+def publish(folder: Path, models: Models, problem: Problem) -> list[Path]:
+    """Write the models as artifacts of ours and return their folders."""
+    recipe, (training, _) = problem.recipe, problem.parts
+    digest = open_data(recipe.data, recipe.seed).digest()
+    facts = {
+        "event": list(training.event),
+        "classes": problem.classes,
+        "training_samples": len(training),
+        "split": {"data": digest, "seed": recipe.seed, "held_out": recipe.data.held_out},
+    }
+    for stage, net in models.items():
+        own = {"steps": 0, "student_steps": 1 if stage == "distill" else None}
+        header = Header("model", stage, 1, recipe.model_dump(mode="json"), {"data": digest}, facts | own)
+        (folder / stage).mkdir(parents=True, exist_ok=True)
+        write_artifact(folder / stage / MODEL, net.state_dict(), header)
+    return [folder / stage for stage in models]
+
+
+def seconds_spent(study: Study, seed: int, clock: str) -> dict[str, float]:
+    """Return the seconds that the recipe's own chain took in a study, by stage."""
+    chain = Chain().under(study.settings)
+    found = {}
+    for stage, kind in zip(STAGES, ("base", "pairs", "reflow", "distill"), strict=True):
+        noted = beside(study.folder(seed, chain[kind]), "times.json")
+        seconds = seconds_of(noted, FIELDS[clock])
+        if seconds is None:
+            raise ReflowError(f"{noted} does not tell how long {stage} took; run the study, or --seconds")
+        found[stage] = seconds
+    return found
+
+
+def compete(name: str, study: Study, seed: int, seconds: dict[str, float], clock: str) -> None:
+    """Run one peer with one seed and measure what it made, unless that is done."""
+    folder = study.out / f"seed-{seed}" / f"peer-{name}"
+    out = beside(folder, "evaluation.json")
+    if out.exists():
+        return
+    print(f"{folder}: {seconds}", file=sys.stderr, flush=True)
+    recipe = override(study.settings, [f"seed={seed}"])
+    problem = Problem(recipe, labelled=recipe.data.labels and name not in UNLABELLED)
+    torch.manual_seed(seed)
+    phases = Phases(seconds, CLOCKS[clock])
+    folders = publish(folder, PEERS[name](problem, phases), problem)
+    beside(folder, "times.json").write_text(json.dumps(phases.notes, indent=1) + "\n")
+    words = ["evaluate", *map(str, folders), "--nfe", NFE, "--data", recipe.data.source, "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "reflow", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--recipe", default="digits", help="as of the study (default digits)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="as of the study")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
+    add("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
+    add("--only", nargs="+", choices=PEERS, default=list(PEERS), help="these peers only")
+    add("--seconds", metavar="A,B,C,D", help="of train, couple, reflow, distill, instead of the study's")
+    add("--clock", choices=CLOCKS, default="cpu", help="cpu (default): processor time, for busy machines")
+    add("--threads", type=int, default=1, help="threads of torch (default 1)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    study = Study(options.recipe, tuple(options.set), options.out)
+    for seed in options.seeds:
+        if options.seconds:
+            seconds = dict(zip(STAGES, map(float, options.seconds.split(",")), strict=True))
+        else:
+            seconds = seconds_spent(study, seed, options.clock)
+        for name in options.only:
+            compete(name, study, seed, seconds, options.clock)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ReflowError as error:
+        sys.exit(f"pipelines: {error}")

@@ -1,0 +1,188 @@
+"""What benchmarks/study.py measures: chains of `reflow` commands with changed settings, as data.
+
+A stage is one command and the stages that it takes its inputs from. Its name is a digest of both, so
+variants that begin alike share what they begin with. A change that a recipe has anyway is left out:
+what it would compare with is the same stage.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reflow.config import override
+from reflow.errors import ReflowError
+from reflow.settings import Recipe
+
+Changes = tuple[str, ...]  # section.key=value
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command: what it does, with which model and pairs, and what it changes in the recipe.
+
+    kind: base, pairs, inverted, reflow or distill. weights: shares of the pairs. start: which weights
+    training starts from where it is not the model's average: see initial.py.
+    """
+
+    kind: str
+    model: "Stage | None" = None
+    pairs: tuple["Stage", ...] = ()
+    changes: Changes = ()
+    weights: str = ""
+    start: str = ""
+
+    def inputs(self) -> tuple["Stage", ...]:
+        """Return the stages that this one reads."""
+        return self.pairs if self.model is None else (self.model, *self.pairs)
+
+    def ancestry(self) -> list["Stage"]:
+        """Return what has to be run for this stage, in order, itself last."""
+        before = [stage for parent in self.inputs() for stage in parent.ancestry()]
+        return [*dict.fromkeys(before), self]
+
+    def name(self, recipe: str) -> str:
+        """Return the folder of this stage under a recipe (as JSON)."""
+        inputs = [stage.name(recipe) for stage in self.inputs()]
+        content = json.dumps([recipe, self.kind, inputs, self.changes, self.weights, self.start])
+        return f"{self.kind}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Models to measure, and the table that they belong to."""
+
+    group: str
+    models: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The pipeline with changes, and which of its models are measured.
+
+    real: share of inverted real pairs in the mixture; start: as in Stage, of the reflow.
+    """
+
+    base: Changes = ()
+    pairs: Changes = ()
+    reflow: Changes = ()
+    distill: Changes = ()
+    real: float = 0.0
+    start: str = ""
+    measured: tuple[str, ...] = ("reflow", "distill")
+
+    def under(self, recipe: Recipe) -> dict[str, Stage]:
+        """Return its stages by kind."""
+        base = Stage("base", changes=effective(recipe, self.base))
+        pairs: tuple[Stage, ...] = (Stage("pairs", base, changes=effective(recipe, self.pairs)),)
+        weights = ""
+        if self.real:
+            pairs += (Stage("inverted", base, changes=effective(recipe, self.pairs)),)
+            weights = f"{1 - self.real:g},{self.real:g}"
+        reflowed = Stage(
+            "reflow", base, pairs, effective(recipe, self.reflow), weights=weights, start=self.start
+        )
+        student = Stage("distill", reflowed, pairs, effective(recipe, self.distill), weights=weights)
+        return {"base": base, "pairs": pairs[0], "reflow": reflowed, "distill": student}
+
+
+def effective(recipe: Recipe, changes: Sequence[str]) -> Changes:
+    """Return the changes, or none if the recipe has them all."""
+    try:
+        return () if override(recipe, changes) == recipe else tuple(changes)
+    except ReflowError:  # of a setting that this version does not know: the command itself will say so
+        return tuple(changes)
+
+
+def variants(recipe: Recipe) -> dict[str, Variant]:
+    """Return all variants of a recipe by name, the chain that the others are compared with first."""
+    found = rounds(recipe) | objectives(recipe)
+    for group, chains in ablations(recipe).items():
+        for name, chain in chains.items():
+            stages = chain.under(recipe)
+            found[name] = Variant(group, tuple(stages[kind] for kind in chain.measured))
+    return found
+
+
+def rounds(recipe: Recipe) -> dict[str, Variant]:
+    """Return the pipeline, and those with another round of reflow."""
+    chain = Chain().under(recipe)
+    second = chain["reflow"]
+    pairs, real = Stage("pairs", second), Stage("inverted", second)
+    third = Stage("reflow", second, (pairs,))
+    mixed = Stage("reflow", second, (pairs, real), weights="0.8,0.2")
+    return {
+        "base": Variant("rounds", (chain["base"],)),
+        "2-rectified": Variant("rounds", (second, chain["distill"])),
+        "3-rectified": Variant("rounds", (third, Stage("distill", third, (pairs,)))),
+        "3-rectified-real": Variant("rounds", (mixed, Stage("distill", mixed, (pairs,)))),
+    }
+
+
+def objectives(recipe: Recipe) -> dict[str, Variant]:
+    """Return the students: from the reflowed model, and from the base in the steps of both stages."""
+    chain = Chain().under(recipe)
+    both = f"distill.steps={recipe.reflow.steps + recipe.distill.steps}"
+
+    def student(teacher: str, *changes: str) -> Variant:
+        stage = Stage("distill", chain[teacher], (chain["pairs"],), effective(recipe, changes))
+        return Variant("objectives", (stage,))
+
+    found = {}
+    for name in ("regress", "meanflow", "consistency"):
+        # Plain regression is spelled without its name, which versions with one objective do not know.
+        named = () if name == "regress" else (f'distill.objective="{name}"',)
+        found[name] = student("reflow", *named)
+        found[f"{name}-from-base"] = student("base", *named, both)
+    found["regress-2-steps"] = student("reflow", "distill.student_steps=2")
+    found["regress-4-steps"] = student("reflow", "distill.student_steps=4")
+    return found
+
+
+def ablations(recipe: Recipe) -> Mapping[str, Mapping[str, Chain]]:
+    """Return chains with one thing changed, by table and name."""
+    steps, few = recipe.reflow.steps, recipe.distill.steps
+    count = recipe.couple.count
+    euler = ('couple.solver="euler"', "couple.tolerance=none")
+    dropout = ("model.dropout=0.1",)
+    distance = {
+        name: (f'reflow.distance="{name}"', f'distill.distance="{name}"')
+        for name in ("squared", "pseudo-huber")
+    }
+    return {
+        "initial weights of reflow": {"init-raw": Chain(start="raw"), "init-fresh": Chain(start="fresh")},
+        "law of t": {
+            "times-uniform": Chain(reflow=('reflow.times="uniform"',)),
+            "times-logit-normal": Chain(reflow=('reflow.times="logit-normal"',)),
+            "times-u4": Chain(reflow=('reflow.times="u-shaped"', "reflow.sharpness=4.0")),
+            "times-u6": Chain(reflow=('reflow.times="u-shaped"', "reflow.sharpness=6.0")),
+        },
+        "distance": {
+            f"distance-{name}": Chain(reflow=changes[:1], distill=changes[1:])
+            for name, changes in distance.items()
+        },
+        "number of pairs": {
+            f"pairs-x{share:.3g}": Chain(pairs=(f"couple.count={round(count * share)}",))
+            for share in (1 / 4, 1 / 2, 10 / 3)
+        },
+        "real pairs in the mixture": {f"real-{share:g}": Chain(real=share) for share in (0.1, 0.3)},
+        "coupling of the base": {
+            "transport-128": Chain(base=("train.transport=128",), measured=("base", "reflow", "distill"))
+        },
+        "accuracy of the pairs": {
+            "tolerance-2e-2": Chain(pairs=("couple.tolerance=0.02",)),
+            "tolerance-2e-3": Chain(pairs=("couple.tolerance=0.002",)),
+            "euler-4": Chain(pairs=(*euler, "couple.steps=4")),
+            "euler-16": Chain(pairs=(*euler, "couple.steps=16")),
+        },
+        "dropout": {
+            "dropout-reflow": Chain(reflow=dropout),  # the student inherits it
+            "dropout-distill": Chain(distill=dropout, measured=("distill",)),
+        },
+        "steps": {
+            "reflow-steps-x0.5": Chain(reflow=(f"reflow.steps={steps // 2}",)),
+            "reflow-steps-x2": Chain(reflow=(f"reflow.steps={2 * steps}",)),
+            "distill-steps-x0.5": Chain(distill=(f"distill.steps={few // 2}",), measured=("distill",)),
+            "distill-steps-x2": Chain(distill=(f"distill.steps={2 * few}",), measured=("distill",)),
+        },
+    }
