@@ -5,11 +5,12 @@ from fractions import Fraction
 from pathlib import Path
 
 from reflow.artifacts import Header
-from reflow.distances import DISTANCES
+from reflow.distances import DISTANCES, total
 from reflow.flow import regression_objective
 from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import load_model
+from reflow.perceptual import load_perceptual, parents_of
 from reflow.reporting.progress import open_pairs_watched, say_unread
 from reflow.training import Task, machine, train_model
 from reflow.validation import sides
@@ -20,6 +21,7 @@ def run(
     pairs_paths: Sequence[Path],
     weights: Sequence[Fraction] | None,
     overrides: list[str],
+    perceptual_weights: Path | None,
     *,
     out: Path,
     device: str,
@@ -34,6 +36,10 @@ def run(
     recipe = recipe_of(teacher, overrides)
     say_unread(overrides, "distill")
     settings = recipe.distill
+    perceptual = load_perceptual(perceptual_weights, settings, teacher.event, where.device)
+    distance = DISTANCES[settings.distance]
+    if perceptual is not None:
+        distance = total(distance, perceptual)
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, model, or_learnt=True)
     training, held_out = pairs.split(settings.held_out, recipe.seed)
@@ -42,14 +48,14 @@ def run(
         stage="distill",
         rectification=teacher.header.rectification,
         recipe=recipe.model_dump(mode="json"),
-        parents={"model": teacher.digest, **pairs.parents()},
+        parents={"model": teacher.digest, **pairs.parents(), **parents_of(perceptual)},
         facts=pairs.facts(teacher, settings.held_out)
         | {"steps": settings.steps, "student_steps": settings.student_steps},
     )
     task = Task(
         copy_of(teacher, recipe.model),
         training[0],
-        regression_objective(settings.student_steps, DISTANCES[settings.distance]),
+        regression_objective(settings.student_steps, distance),
         settings,
         header,
         sides(training, held_out),
