@@ -72,6 +72,13 @@ Teacher = Annotated[
     Path | None,
     typer.Option(metavar="MODEL", help="Reflow: start from the model that made the pairs."),
 ]
+PerceptualWeights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Compare images by LPIPS, too, with these weights of VGG-16 (.pth or .safetensors).",
+    ),
+]
 StudentPairs = Annotated[
     list[Path],
     typer.Option(metavar="DIR", help="Pairs that the model made or learnt from; may be repeated."),

@@ -17,6 +17,7 @@ from reflow.arguments import (
     ModelPath,
     Out,
     PartOf,
+    PerceptualWeights,
     Precision,
     RecipeName,
     ReflowPairs,
@@ -69,6 +70,7 @@ def train(
     pairs: ReflowPairs = None,
     weights: Weights = None,
     init: Teacher = None,
+    perceptual: PerceptualWeights = None,
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -93,6 +95,7 @@ def train(
             pairs,
             shares,
             overrides,
+            perceptual,
             out=out,
             device=device,
             compiled=compiled,
@@ -100,6 +103,8 @@ def train(
             fresh=fresh,
         )
         return
+    if perceptual is not None:
+        raise UsageError("--perceptual compares the images of pairs; it goes with --pairs and --init")
     if recipe is None:
         raise UsageError(
             "give a RECIPE: digits, fashion-mnist or another built-in one, or the path of a .toml file"
@@ -190,6 +195,7 @@ def distill(
     pairs: StudentPairs,
     out: Out,
     weights: Weights = None,
+    perceptual: PerceptualWeights = None,
     steps: Annotated[int | None, typer.Option(help="Evaluations per image of the student.", min=1)] = None,
     settings: Set = None,
     seed: Seed = None,
@@ -208,6 +214,7 @@ def distill(
         pairs,
         shares,
         overrides,
+        perceptual,
         out=out,
         device=device,
         compiled=compiled,

@@ -4,6 +4,7 @@ Each takes two tensors (B, *event) and returns (B,), averaged over the event so 
 not depend on the image size.
 """
 
+import torch
 from torch import Tensor
 
 from reflow.flow import Distance
@@ -23,6 +24,15 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
     d = difference.shape[1]
     c = 0.00054 * d
     return ((difference.square().sum(1) + c * c).sqrt() - c) / d
+
+
+def total(*distances: Distance) -> Distance:
+    """Return the sum of distances."""
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        return torch.stack([one(a, b) for one in distances]).sum(0)
+
+    return distance
 
 
 DISTANCES: dict[str, Distance] = {"squared": squared, "pseudo-huber": pseudo_huber}

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from reflow.distances import DISTANCES
 from reflow.draws import Draws
 from reflow.flow import Distance, Losses, Objective, Pair, VelocityField, interpolate, per_sample
 from reflow.hyperparameters import DistillSettings
@@ -142,30 +141,29 @@ class Student:
     """How the students of one objective are made.
 
     follows: from the teacher's velocity; else from pairs alone. spans: the student predicts average
-    velocities of any span, and so draws in any number of steps.
+    velocities of any span, and so draws in any number of steps; these are what it compares, others
+    compare images.
     """
 
-    objective: Callable[[DistillSettings, VelocityField], Objective]
+    objective: Callable[[DistillSettings, VelocityField, Distance], Objective]
     follows: bool = True
     spans: bool = False
 
 
 STUDENTS: dict[str, Student] = {
     "regress": Student(
-        lambda settings, teacher: regression_objective(  # noqa: ARG005
-            settings.student_steps, DISTANCES[settings.distance]
+        lambda settings, teacher, distance: regression_objective(  # noqa: ARG005
+            settings.student_steps, distance
         ),
         follows=False,
     ),
     "consistency": Student(
-        lambda settings, teacher: consistency_objective(
-            teacher, settings.student_steps, settings.intervals, DISTANCES[settings.distance]
+        lambda settings, teacher, distance: consistency_objective(
+            teacher, settings.student_steps, settings.intervals, distance
         )
     ),
     "meanflow": Student(
-        lambda settings, teacher: mean_flow_objective(
-            teacher, settings.instant, DISTANCES[settings.distance]
-        ),
+        lambda settings, teacher, distance: mean_flow_objective(teacher, settings.instant, distance),
         spans=True,
     ),
 }

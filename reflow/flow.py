@@ -79,3 +79,22 @@ def velocity_objective(times: TimeSampler, distance: Distance) -> Objective:
         return Losses(distance(field(interpolate(x0, x1, t), t, label), x1 - x0), t)
 
     return objective
+
+
+def perceptual_objective(times: TimeSampler, velocities: Distance, images: Distance) -> Objective:
+    """Return the objective of a velocity field that compares images, too.
+
+    It is t times the distance of v(xt, t) from x1 - x0, plus the distance from x1 of the image that the
+    line through xt in the direction of v ends in, xt + (1 - t) v. With pseudo-Huber and LPIPS it is the
+    LPIPS-Huber of Lee et al. 2024 (arXiv:2405.20320).
+    """
+
+    def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
+        x0, x1, label = pair
+        t = times(draws)
+        xt = interpolate(x0, x1, t)
+        v = field(xt, t, label)
+        end = xt + per_sample(1 - t, xt) * v
+        return Losses(t * velocities(v, x1 - x0) + images(end, x1), t)
+
+    return objective

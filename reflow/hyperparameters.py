@@ -138,6 +138,12 @@ class PairFitSettings(FitSettings):
         exclude_if=lambda share: share == 0.02,
         description="share of the pairs kept from training, to see in the log what is learnt by heart",
     )
+    perceptual_size: Annotated[int, Field(ge=16)] | None = Field(
+        None,
+        exclude_if=lambda size: size is None,
+        description="pixels to which smaller images are enlarged to be compared by --perceptual FILE; "
+        "default: 224",
+    )
 
 
 class ReflowSettings(VelocityFitSettings, PairFitSettings):

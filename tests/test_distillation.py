@@ -23,7 +23,7 @@ from reflow.distillation import (
     regression_objective,
     same_dropout,
 )
-from reflow.flow import Objective, Pair, VelocityField, interpolate
+from reflow.flow import Distance, Objective, Pair, VelocityField, interpolate
 from reflow.guidance import Guided
 from reflow.hyperparameters import DistillSettings
 from reflow.solvers import integrate
@@ -302,9 +302,9 @@ def test_the_teachers_velocity_is_guided_as_its_pairs_were(
     seen: list[VelocityField] = []
     student = STUDENTS["consistency"]
 
-    def watched(settings: DistillSettings, velocity: VelocityField) -> Objective:
+    def watched(settings: DistillSettings, velocity: VelocityField, distance: Distance) -> Objective:
         seen.append(velocity)
-        return student.objective(settings, velocity)
+        return student.objective(settings, velocity, distance)
 
     monkeypatch.setitem(STUDENTS, "consistency", replace(student, objective=watched))
     for name, words in (("plain", ()), ("guided", ("--guidance", 2.0))):

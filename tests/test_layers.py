@@ -26,7 +26,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["pairs", "workspace", "devices", "ema", "averages", "interruption"],
     ["shards"],
     ["artifacts"],
-    ["times", "distances", "permutations", "pixels", "guidance", "distributed"],
+    ["times", "distances", "perceptual", "permutations", "pixels", "guidance", "distributed"],
     ["flow"],
     ["draws"],
     ["noise", "moving"],

@@ -19,9 +19,10 @@ from torch.optim import optimizer
 
 from reflow.couplings import Independent, Mixture, Stored
 from reflow.distances import DISTANCES
+from reflow.distillation import regression_objective
 from reflow.draws import draws
 from reflow.fit import Fit
-from reflow.flow import Objective, Pair, regression_objective, velocity_objective
+from reflow.flow import Objective, Pair, velocity_objective
 from reflow.guidance import Guided, drop_labels
 from reflow.hyperparameters import FitSettings
 from reflow.models.checkpointing import checkpoint_activations

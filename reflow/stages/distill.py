@@ -4,17 +4,22 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import torch
+
 from reflow.artifacts import Header
 from reflow.config import parse_recipe
 from reflow.devices import in_precision
+from reflow.distances import DISTANCES, total
 from reflow.distillation import STUDENTS
 from reflow.errors import ReflowError
-from reflow.flow import VelocityField
+from reflow.flow import Distance, VelocityField
 from reflow.guidance import guided
+from reflow.hyperparameters import DistillSettings
 from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import SPANS, Model, load_model
 from reflow.pairs import PairStore
+from reflow.perceptual import Perceptual, load_perceptual, parents_of
 from reflow.reporting.progress import open_pairs_watched, say_unread
 from reflow.settings import GuidanceSettings
 from reflow.training import Task, machine, train_model
@@ -26,6 +31,7 @@ def run(
     pairs_paths: Sequence[Path],
     weights: Sequence[Fraction] | None,
     overrides: list[str],
+    perceptual_weights: Path | None,
     *,
     out: Path,
     device: str,
@@ -44,16 +50,18 @@ def run(
     pairs = mix(stores, pairs_paths, weights, teacher, model, or_learnt=True)
     training, held_out = pairs.split(settings.held_out, recipe.seed)
     student = STUDENTS[settings.objective]
-    velocity: VelocityField = teacher
-    if student.follows:
-        velocity = _velocity(teacher.to(where.device), stores)
-        velocity = in_precision(velocity, settings.precision, where.device)
+    perceptual = load_perceptual(perceptual_weights, settings, teacher.event, where.device)
+    if perceptual is not None and student.spans:
+        raise ReflowError(
+            f"--perceptual compares images, and objective = {settings.objective} velocities; leave it out, "
+            "or set distill.objective=regress"
+        )
     header = Header(
         kind="model",
         stage="distill",
         rectification=teacher.header.rectification,
         recipe=recipe.model_dump(mode="json"),
-        parents={"model": teacher.digest, **pairs.parents()},
+        parents={"model": teacher.digest, **pairs.parents(), **parents_of(perceptual)},
         facts=pairs.facts(teacher, settings.held_out)
         | {"steps": settings.steps, "student_steps": settings.student_steps}
         | ({SPANS: True} if student.spans else {}),
@@ -61,7 +69,11 @@ def run(
     task = Task(
         copy_of(teacher, recipe.model, spans=student.spans),
         training[0],
-        student.objective(settings, velocity),
+        student.objective(
+            settings,
+            _velocity(teacher, stores, settings, where.device) if student.follows else teacher,
+            _distance(settings, perceptual),
+        ),
         settings,
         header,
         sides(training, held_out),
@@ -69,8 +81,16 @@ def run(
     train_model(task, where, out=out, inputs=(model, *pairs_paths), fresh=fresh)
 
 
-def _velocity(teacher: Model, stores: Sequence[PairStore]) -> VelocityField:
-    """Return the teacher's velocity, guided as it was when it made the pairs.
+def _distance(settings: DistillSettings, perceptual: Perceptual | None) -> Distance:
+    """Return what compares student and target, with the perceptual distance where there is one."""
+    distance = DISTANCES[settings.distance]
+    return distance if perceptual is None else total(distance, perceptual)
+
+
+def _velocity(
+    teacher: Model, stores: Sequence[PairStore], settings: DistillSettings, device: torch.device
+) -> VelocityField:
+    """Return the teacher's velocity, guided as it was when it made the pairs, on the device.
 
     Raises ReflowError where it made some with other guidance than others.
     """
@@ -81,7 +101,7 @@ def _velocity(teacher: Model, stores: Sequence[PairStore]) -> VelocityField:
             "the pairs were made with different guidance; distill on pairs of one guidance, or set "
             "distill.objective=regress"
         )
-    return guided(teacher, ways.pop())
+    return in_precision(guided(teacher.to(device), ways.pop()), settings.precision, device)
 
 
 def _guidance(pairs: PairStore) -> GuidanceSettings:

@@ -13,13 +13,14 @@ from reflow.couplings import Coupling, Independent
 from reflow.data import BUILT_IN, DataSet, split
 from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
-from reflow.flow import Objective, velocity_objective
+from reflow.flow import Distance, Objective, perceptual_objective, velocity_objective
 from reflow.guidance import drop_labels, require_null_label
 from reflow.hyperparameters import VelocityFitSettings
 from reflow.lineage import copy_of, recipe_of, require_velocity_field
 from reflow.mixtures import mix
 from reflow.models import build, load_model
 from reflow.noise import draw_seed
+from reflow.perceptual import load_perceptual, parents_of
 from reflow.reporting.progress import open_data_watched, open_pairs_watched, say_unread
 from reflow.settings import Recipe
 from reflow.times import LAWS, stratified
@@ -65,6 +66,7 @@ def run_reflow(
     pairs_paths: Sequence[Path],
     weights: Sequence[Fraction] | None,
     overrides: list[str],
+    perceptual_weights: Path | None,
     *,
     out: Path,
     device: str,
@@ -77,7 +79,8 @@ def run_reflow(
     teacher = load_model(init)
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
-    objective = objective_of(recipe.reflow, teacher.null_label)
+    perceptual = load_perceptual(perceptual_weights, recipe.reflow, teacher.event, where.device)
+    objective = objective_of(recipe.reflow, teacher.null_label, perceptual)
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
     training, held_out = pairs.split(recipe.reflow.held_out, recipe.seed)
@@ -86,7 +89,7 @@ def run_reflow(
         stage="reflow",
         rectification=teacher.header.rectification + 1,
         recipe=recipe.model_dump(mode="json"),
-        parents={"init": teacher.digest, **pairs.parents()},
+        parents={"init": teacher.digest, **pairs.parents(), **parents_of(perceptual)},
         facts=pairs.facts(teacher, recipe.reflow.held_out) | {"steps": recipe.reflow.steps},
     )
     say_unread(overrides, "reflow")
@@ -95,13 +98,20 @@ def run_reflow(
     train_model(task, where, out=out, inputs=(init, *pairs_paths), fresh=fresh)
 
 
-def objective_of(settings: VelocityFitSettings, null_label: int | None) -> Objective:
+def objective_of(
+    settings: VelocityFitSettings, null_label: int | None, perceptual: Distance | None = None
+) -> Objective:
     """Return the objective that a [train] or [reflow] section describes.
+
+    perceptual: distance by which images are compared beside the velocities.
 
     Raises ReflowError when labels are to be dropped and the model has no null label.
     """
     times = stratified(LAWS[settings.times](settings))
-    objective = velocity_objective(times, DISTANCES[settings.distance])
+    distance = DISTANCES[settings.distance]
+    objective = velocity_objective(times, distance)
+    if perceptual is not None:
+        objective = perceptual_objective(times, distance, perceptual)
     share = settings.label_dropout
     if not share:
         return objective
