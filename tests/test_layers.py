@@ -19,7 +19,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["fit"],
     ["ahead", "tally", "parallel"],
     ["mixtures"],
-    ["generation", "lineage", "survey", "shelf"],
+    ["generation", "lineage", "survey", "shelf", "collapse"],
     ["metrics"],
     ["models", "couplings", "solvers", "data"],
     ["shardset", "snapshots"],
