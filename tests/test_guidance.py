@@ -87,7 +87,7 @@ def test_guided_velocities_are_those_of_guided_scores(scale: float, interval: tu
     squares = (x[:, None] - t[:, None, None] * MEANS).square().sum(-1)
     each = -squares / (2 * variance) - variance.log()  # log N(x; t m, variance I) in the plane
     of_label, of_mixture = each[torch.arange(len(x)), label], torch.logsumexp(each + SHARES.log(), 1)
-    power = torch.where((interval[0] <= t) & (t <= interval[1]), scale, 1.0)
+    power = torch.where((interval[0] <= t) & (t <= interval[1]), scale * torch.ones_like(t), 1)
     (score,) = torch.autograd.grad(((1 - power) * of_mixture + power * of_label).sum(), x)
     wanted = (x.detach() + (1 - t[:, None]) * score) / t[:, None]
     found = Guided(TwoClasses(), NULL, scale, interval)(x.detach(), t, label)
