@@ -1,9 +1,12 @@
 # The pipeline as file targets: an interrupted `make all` goes on where it stopped.
 #   RECIPE=digits|gaussians|fashion-mnist|cifar10|images64|path.toml   RUN=runs/NAME   DATA=own images   SET="section.key=value ..."
-#   ROUNDS=1 (reflow rounds)   NPROC=1 (processes)   DEVICE=auto|cpu|cuda   SAMPLES=2000 (of make bench)
+#   ROUNDS=1 (reflow rounds; from the second on they stop at a collapse)
+#   REAL=0 (share of real images, taken to noise by the teacher, among the examples of reflow and distill)
+#   NPROC=1 (processes)   DEVICE=auto|cpu|cuda   SAMPLES=2000 (of make bench)
 RECIPE ?= digits
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 ROUNDS ?= 1
+REAL ?= 0
 DEVICE ?= auto
 NPROC ?= 1
 SAMPLES ?= 2000
@@ -16,14 +19,26 @@ REFLOW := $(VENV)/bin/reflow
 READY := $(VENV)/ready
 MANY := $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --nproc-per-node $(NPROC) -m reflow,$(REFLOW))
 BENCH := .venv-bench
+comma := ,
 OPTIONS := --device $(DEVICE) $(foreach setting,$(SET),--set '$(setting)')
 SOURCE := $(if $(DATA),--data '$(DATA)')
+
+# Of generated and of real pairs; without real ones nothing is said of weights.
+shares := $(shell awk -v real='$(strip $(REAL))' 'BEGIN { if (real ~ /^(0?\.[0-9]+|0)$$/) print 1 - real "," real }')
+ifeq ($(shares),)
+$(error REAL=$(REAL): give a share from 0 up to and without 1, such as REAL=0.2)
+endif
+mixed := $(filter-out 1$(comma)%,$(shares))
 
 numbers := $(shell seq 1 $(ROUNDS))
 last := $(lastword $(numbers))
 # Round 1 is pairs/ and reflow/, round 2 pairs-2/ and reflow-2/, ...
 nth = $(if $(filter-out 1,$(1)),-$(1))
 teacher = $(if $(filter-out 1,$(1)),$(RUN)/reflow$(call nth,$(shell expr $(1) - 1)),$(RUN)/base)
+pairs = $(RUN)/pairs$(call nth,$(1))
+real = $(if $(mixed),$(RUN)/pairs-real$(call nth,$(1)))
+sources = --pairs $(call pairs,$(1)) $(if $(mixed),--pairs $(call real,$(1)) --weights $(mixed))
+against = $(if $(filter-out 1,$(1)),--against $(RUN)/pairs)
 models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RUN)/distill
 
 .PHONY: all setup test lint bench clean help
@@ -73,16 +88,19 @@ $(RUN)/base/model.safetensors: | $(READY)
 	$(MANY) train $(RECIPE) $(SOURCE) --out $(@D) $(OPTIONS)
 
 define round
-$(RUN)/pairs$(call nth,$(1))/pairs.json: $(call teacher,$(1))/model.safetensors | $(READY)
-	$(MANY) couple $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
+$(call pairs,$(1))/pairs.json: $(call teacher,$(1))/model.safetensors | $(READY)
+	$(MANY) couple $(call teacher,$(1)) $(call against,$(1)) --out $$(@D) $(OPTIONS)
 
-$(RUN)/reflow$(call nth,$(1))/model.safetensors: $(RUN)/pairs$(call nth,$(1))/pairs.json
-	$(MANY) train --pairs $$(<D) --init $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
+$(RUN)/pairs-real$(call nth,$(1))/pairs.json: $(call teacher,$(1))/model.safetensors | $(READY)
+	$(REFLOW) couple $(call teacher,$(1)) --invert $(SOURCE) --out $$(@D) $(OPTIONS)
+
+$(RUN)/reflow$(call nth,$(1))/model.safetensors: $(patsubst %,%/pairs.json,$(call pairs,$(1)) $(call real,$(1)))
+	$(MANY) train $(call sources,$(1)) --init $(call teacher,$(1)) --out $$(@D) $(OPTIONS)
 endef
 $(foreach n,$(numbers),$(eval $(call round,$(n))))
 
 $(RUN)/distill/model.safetensors: $(RUN)/reflow$(call nth,$(last))/model.safetensors
-	$(MANY) distill $(<D) --pairs $(RUN)/pairs$(call nth,$(last)) --out $(@D) $(OPTIONS)
+	$(MANY) distill $(<D) $(call sources,$(last)) --out $(@D) $(OPTIONS)
 
 $(RUN)/evaluation.json: $(models:=/model.safetensors)
 	$(MANY) evaluate $(models) $(SOURCE) --out $@ $(OPTIONS)

@@ -46,6 +46,53 @@ Precision = Annotated[
     str | None,
     typer.Option(help="Of the network: float32 (default), bfloat16 or, on GPUs, float16."),
 ]
+SnapshotFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Directory of a training with snapshots of averages.")
+]
+Width = Annotated[
+    float,
+    typer.Option(help="Standard deviation of the average's profile as a share of the training."),
+]
+AverageStep = Annotated[
+    int | None, typer.Option(help="After how many steps; default: those of the last snapshot.", min=1)
+]
+Inspected = Annotated[
+    Path,
+    typer.Argument(metavar="PATH", help="An artifact, a stage's directory, a run, or a recipe."),
+]
+CoupleCompiled = Annotated[
+    bool, typer.Option("--compile", help="Compile the network first (a minute or two).")
+]
+SampleOut = Annotated[
+    Path,
+    typer.Option("--out", metavar="FILE", help=".png (a grid), .npz, .safetensors, or a folder of .png."),
+]
+PairTolerance = Annotated[
+    float | None,
+    typer.Option(help="Wanted RMS error of the images, in data units; a pilot sees to it."),
+]
+Invert = Annotated[bool, typer.Option("--invert", help="Take the real training images to noise instead.")]
+InvertedData = Annotated[
+    str | None, typer.Option(metavar="SRC", help="With --invert: the data, if it was your own files.")
+]
+FirstPairs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Pairs of the first round: fail when the new images cover too little of theirs (collapse).",
+    ),
+]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="First and last t at which guidance acts; default: all."),
+]
+SampleLabel = Annotated[
+    str | None,
+    typer.Option(help="Class of all samples, by name or number; default: all in turn."),
+]
+SampleGuidance = Annotated[
+    float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none.", min=0)
+]
 BakedGuidance = Annotated[
     float | None, typer.Option(help="Scale of classifier-free guidance, baked into the pairs.", min=0)
 ]
@@ -98,5 +145,9 @@ Grid = Annotated[
     str | None, typer.Option(help="With --steps: uniform, cosine, shifted, edm or calibrated.")
 ]
 Labels = Annotated[
-    str | None, typer.Option(help="Classes of the pairs, such as 0,3; default: all in turn.")
+    str | None, typer.Option(help="Classes of the pairs, such as 0,3 or cat,dog; default: all in turn.")
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(help="TFLOP/s that the hardware sustains, for the hours of a recipe; default: 50."),
 ]

@@ -7,31 +7,45 @@ import typer
 
 from reflow import __version__
 from reflow.arguments import (
+    AverageStep,
     BakedGuidance,
     Compiled,
+    CoupleCompiled,
     Device,
+    FirstPairs,
     Fresh,
     Grid,
+    GuidanceInterval,
+    Inspected,
+    Invert,
+    InvertedData,
     Json,
     Labels,
     ModelPath,
     Out,
+    PairTolerance,
     PartOf,
     PerceptualWeights,
     Precision,
+    Rate,
     RecipeName,
     ReflowPairs,
+    SampleGuidance,
+    SampleLabel,
+    SampleOut,
     SampleSolver,
     Seed,
     Set,
+    SnapshotFolder,
     Solver,
     StudentPairs,
     Teacher,
     Track,
     TrainingData,
     Weights,
+    Width,
 )
-from reflow.options import changes_of, solver_changes, weights_of
+from reflow.options import changes_of, interval_of, solver_changes, weights_of
 
 app = typer.Typer(
     name="reflow",
@@ -120,26 +134,19 @@ def couple(
     model: ModelPath,
     out: Out,
     count: Annotated[int | None, typer.Option(help="Pairs; default: the recipe's.", min=1)] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(help="Wanted RMS error of the images, in data units; a pilot sees to it."),
-    ] = None,
+    tolerance: PairTolerance = None,
     solver: Solver = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a fixed grid.", min=1)] = None,
     grid: Grid = None,
     labels: Labels = None,
     guidance: BakedGuidance = None,
-    invert: Annotated[
-        bool, typer.Option("--invert", help="Take the real training images to noise instead.")
-    ] = False,
-    data: Annotated[
-        str | None, typer.Option(metavar="SRC", help="With --invert: the data, if it was your own files.")
-    ] = None,
+    guidance_interval: GuidanceInterval = None,
+    against: FirstPairs = None,
+    invert: Invert = False,
+    data: InvertedData = None,
     part: PartOf = None,
     precision: Precision = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network first (a minute or two).")
-    ] = False,
+    compiled: CoupleCompiled = False,
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -150,38 +157,39 @@ def couple(
     from reflow.stages import couple as stage
     from reflow.stages import invert as inversion
 
-    overrides = changes_of(settings, seed, {"couple.count": count, "couple.guidance": guidance})
-    overrides += solver_changes(solver, steps, tolerance, grid)
-    if precision is not None:
-        overrides.append(f'couple.precision="{precision}"')
-    if labels is not None:
-        overrides.append(f"couple.labels=[{labels}]")
+    chosen = {
+        "couple.count": count,
+        "couple.precision": precision,
+        "couple.guidance": guidance,
+        "couple.guidance_interval": interval_of(guidance_interval),
+    }
+    overrides = changes_of(settings, seed, chosen) + solver_changes(solver, steps, tolerance, grid)
     if not invert:
         if data is not None:
             raise UsageError("--data is for --invert; other pairs start from noise")
-        stage.run(model, overrides, out=out, part=part, device=device, compiled=compiled, fresh=fresh)
+        stage.run(
+            model,
+            overrides,
+            labels=labels,
+            against=against,
+            out=out,
+            part=part,
+            device=device,
+            compiled=compiled,
+            fresh=fresh,
+        )
         return
-    if part is not None or labels is not None or count is not None:
+    if any(option is not None for option in (part, labels, count, against)):
         raise UsageError(
-            "--invert takes all training images in one job; leave out --part, --labels, --count"
+            "--invert takes all training images in one job; "
+            "leave out --part, --labels, --count and --against"
         )
     inversion.run(model, overrides, source=data, out=out, device=device, fresh=fresh)
 
 
 @app.command()
 def average(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Directory of a training with snapshots of averages.")
-    ],
-    out: Out,
-    width: Annotated[
-        float,
-        typer.Option(help="Standard deviation of the average's profile as a share of the training."),
-    ],
-    step: Annotated[
-        int | None, typer.Option(help="After how many steps; default: those of the last snapshot.", min=1)
-    ] = None,
-    fresh: Fresh = False,
+    folder: SnapshotFolder, out: Out, width: Width, step: AverageStep = None, fresh: Fresh = False
 ) -> None:
     """Rebuild a model whose weights are averaged over another width, after training."""
     from reflow.stages import average as stage
@@ -250,19 +258,15 @@ def evaluate(
 @app.command()
 def sample(
     model: ModelPath,
-    out: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help=".png (a grid), .npz, .safetensors, or a folder of .png."),
-    ],
+    out: SampleOut,
     count: Annotated[int, typer.Option(help="Number of samples.", min=1)] = 64,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations per sample.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Wanted error, in data units.")] = None,
     solver: SampleSolver = None,
     seed: Annotated[int, typer.Option(help="Which noise.", min=0)] = 0,
-    label: Annotated[int | None, typer.Option(help="Class of all samples; default: all in turn.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none.", min=0)
-    ] = None,
+    label: SampleLabel = None,
+    guidance: SampleGuidance = None,
+    guidance_interval: GuidanceInterval = None,
     batch: Annotated[int, typer.Option(help="Samples generated together.", min=1)] = 500,
     device: Device = "auto",
 ) -> None:
@@ -279,6 +283,7 @@ def sample(
         seed=seed,
         label=label,
         guidance=guidance,
+        interval=interval_of(guidance_interval),
         batch=batch,
         device=device,
     )
@@ -297,18 +302,7 @@ def report(
 
 
 @app.command()
-def inspect(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="PATH", help="An artifact, a stage's directory, a run, or a recipe."),
-    ],
-    settings: Set = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(help="TFLOP/s that the hardware sustains, for the hours of a recipe; default: 50."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
+def inspect(path: Inspected, settings: Set = None, rate: Rate = None, as_json: Json = False) -> None:
     """Show header, lineage and health of an artifact or a run, or the settings and cost of a recipe."""
     from reflow.errors import UsageError
     from reflow.stages import inspect as stage

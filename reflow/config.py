@@ -6,7 +6,7 @@ Unknown keys are refused with the nearest known one. This module does not import
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -84,10 +84,11 @@ def solver_settings(
         raise ReflowError(f"solver: {_explain(error)}") from error
 
 
-def guidance_settings(scale: float | None) -> GuidanceSettings:
-    """Return the settings of guidance at every t, checked."""
+def guidance_settings(scale: float | None, interval: Sequence[float] | None = None) -> GuidanceSettings:
+    """Return the settings of guidance, at every t or in an interval of it, checked."""
+    content = {"guidance": scale} | ({} if interval is None else {"guidance_interval": tuple(interval)})
     try:
-        return GuidanceSettings(guidance=scale)
+        return GuidanceSettings.model_validate(content)
     except ValidationError as error:
         raise ReflowError(f"--guidance: {_explain(error)}") from error
 

@@ -91,6 +91,22 @@ def require_labels(model: Model, labels: Sequence[int]) -> None:
         raise ReflowError(f"label {strange[0]}: this model has classes 0 to {model.classes - 1}")
 
 
+def labels_called(model: Model, names: Sequence[str]) -> list[int]:
+    """Return the labels of classes by name or, where no class is called so, by number.
+
+    Raises ReflowError for those that the model does not know.
+    """
+    require_labels(model, ())
+    named = {name: label for label, name in enumerate(model.class_names)}
+    known = {str(number): number for number in range(model.classes or 0)} | named
+    strange = [name for name in names if name not in known]
+    if strange:
+        last = (model.classes or 0) - 1
+        called = f", called {', '.join(list(named)[:10])}{', ...' * (len(named) > 10)}" if named else ""
+        raise ReflowError(f"label {strange[0]}: this model has classes 0 to {last}{called}")
+    return [known[name] for name in names]
+
+
 class Charged(NamedTuple):
     """A velocity field, and how many network evaluations a sample costs in one call of it."""
 

@@ -74,11 +74,13 @@ class FitSettings(Settings):
     )
 
 
-# What may change from one session to the next: when things are written, and how the same step is computed.
+# What may change from one session to the next: when things are written, how the same step is computed, and
+# what is asked of pairs that are there.
 RHYTHM = frozenset(
     [
         *("log_every", "save_every", "save_minutes", "preview_every", "validate_every"),
         *("micro_batch", "recompute", "sharded"),
+        *("least_recall", "least_spread"),
     ]
 )
 

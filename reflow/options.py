@@ -7,10 +7,12 @@ from reflow.errors import UsageError
 
 
 def changes_of(
-    settings: list[str] | None, seed: int | None, named: dict[str, float | None] | None = None
+    settings: list[str] | None,
+    seed: int | None,
+    named: dict[str, float | str | list[float] | None] | None = None,
 ) -> list[str]:
     """Return all changes of the recipe as `section.key=value`; named options come last."""
-    changes: dict[str, float | None] = {"seed": seed, **(named or {})}
+    changes = {"seed": seed, **(named or {})}
     return [
         *(settings or []),
         *(f"{key}={value}" for key, value in changes.items() if value is not None),
@@ -33,6 +35,19 @@ def weights_of(text: str | None, pairs: list[Path]) -> list[Fraction] | None:
             "it takes one number for each of several --pairs"
         )
     return weights
+
+
+def interval_of(text: str | None) -> list[float] | None:
+    """Return the two times in --guidance-interval."""
+    if text is None:
+        return None
+    try:
+        first, last = map(float, text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--guidance-interval {text}: write the first and the last t, such as 0.2,0.8"
+        ) from error
+    return [first, last]
 
 
 def solver_changes(

@@ -143,6 +143,18 @@ class CoupleSettings(SolverSettings, GuidanceSettings):
         description="with --invert: largest RMS error of an image taken to noise and back, in data units",
     )
 
+    least_recall: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.7,
+        exclude_if=lambda share: share == 0.7,
+        description="with --against: share of the first round's recall of itself below which the images "
+        "have collapsed",
+    )
+    least_spread: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.9,
+        exclude_if=lambda share: share == 0.9,
+        description="with --against: share of the first round's standard deviation, likewise",
+    )
+
     @model_validator(mode="after")
     def _let_something_through(self) -> "CoupleSettings":
         low, high = self.noise_gate

@@ -5,17 +5,21 @@ index is written by the process that finds all shards there.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.artifacts import PAIRS, SHARDS, Header, file_digest, read_artifact, read_header
 from reflow.errors import ReflowError
 from reflow.flow import Pair
 from reflow.pairs import read_index, shard_name, write_index, write_shard
+from reflow.shards import as_float, open_shard, read_layout
 from reflow.workspace import held, require_same
 
 LOCK = ".index.lock"
@@ -83,8 +87,23 @@ class ShardSet:
         """Return how many shards are still to come."""
         return sum(not self.path(shard).exists() for shard in range(len(self)))
 
-    def close(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write the index of all shards, unless another process has; return the facts of the set."""
+    def images(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Return the images (n, *event) of these pairs, float32, once all shards are there."""
+        event, classes = tuple(self.header.facts["event"]), self.header.facts["classes"]
+        images = torch.empty(len(numbers), *event)
+        for shard in np.unique(numbers // self.size).tolist():
+            self.check(shard)
+            inside, own = numbers // self.size == shard, self.numbers(shard)
+            layout = read_layout(self.path(shard), len(own), event, labelled=classes is not None)
+            stored = open_shard(layout).image[numbers[inside] - own.start]
+            images[torch.from_numpy(inside)] = as_float(stored)
+        return images
+
+    def close(self, facts: Mapping[str, Any], parents: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Write the index of all shards, unless another process has; return the totals of the set.
+
+        facts, parents: what the index says beside them.
+        """
         with held(self.out / LOCK):
             if (self.out / PAIRS).exists():
                 return read_index(self.out / PAIRS)[0].facts
@@ -98,8 +117,9 @@ class ShardSet:
                     f"{self.out}: every pair fell outside the gates; "
                     "widen couple.noise_gate or couple.round_trip_gate"
                 )
-            everything = self.header.facts | facts | totals
-            write_index(self.out, replace(self.header, facts=everything), kept)
+            everything = self.header.facts | dict(facts) | totals
+            lineage = self.header.parents | dict(parents or {})
+            write_index(self.out, replace(self.header, facts=everything, parents=lineage), kept)
             return totals
 
 

@@ -55,7 +55,11 @@ def test_labels_come_in_turn_all_of_them_or_those_asked_for(
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [("0,10", "label 10: this model has classes 0 to 9"), ("x", "couple.labels"), ("", "couple.labels")],
+    [
+        ("0,10", "label 10: this model has classes 0 to 9"),
+        ("x", "label x: this model has classes 0 to 9, called 0, 1, 2,"),
+        ("", "label : this model"),
+    ],
 )
 def test_strange_labels_are_refused(
     reflow: Command, labelled: Path, tmp_path: Path, labels: str, message: str

@@ -76,7 +76,10 @@ def test_two_processes_find_what_one_finds_and_the_first_one_says_it(
     assert two == one
     assert second.pop("straightness") == pytest.approx(first.pop("straightness"), rel=1e-5)  # rounding
     for ours, theirs in zip(second.pop("figures"), first.pop("figures"), strict=True):
-        for name in ("sliced_wasserstein", "frechet_classifier"):  # other sizes of batches round otherwise
+        # Other sizes of batches round otherwise.
+        for name in ("sliced_wasserstein", "frechet_classifier", "spread"):
             assert ours.pop(name) == pytest.approx(theirs.pop(name), rel=1e-5)
         assert ours == theirs
+    near = first.pop("nearest_training")
+    assert second.pop("nearest_training") == pytest.approx(near, rel=1e-5)
     assert second == first

@@ -73,9 +73,13 @@ def test_scale_0_is_unconditional_and_scale_1_as_trained() -> None:
     assert torch.equal(Guided(TwoClasses(), NULL, 1.0)(x, t, label), own_class(x, t, label))
 
 
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.25, 0.6)])
 @pytest.mark.parametrize("scale", SCALES)
-def test_guided_velocities_are_those_of_guided_scores(scale: float) -> None:
-    """v = (x + (1 - t) score) / t, with the score of p(x)^(1 - scale) p(x | label)^scale at time t."""
+def test_guided_velocities_are_those_of_guided_scores(scale: float, interval: tuple[float, float]) -> None:
+    """v = (x + (1 - t) score) / t, with the score of p(x)^(1 - scale) p(x | label)^scale at time t.
+
+    Outside of the interval the score is that of p(x | label).
+    """
     x, _, label = some_points()
     x.requires_grad_()
     t = torch.linspace(0.1, 0.9, len(x), dtype=torch.float64)
@@ -83,9 +87,10 @@ def test_guided_velocities_are_those_of_guided_scores(scale: float) -> None:
     squares = (x[:, None] - t[:, None, None] * MEANS).square().sum(-1)
     each = -squares / (2 * variance) - variance.log()  # log N(x; t m, variance I) in the plane
     of_label, of_mixture = each[torch.arange(len(x)), label], torch.logsumexp(each + SHARES.log(), 1)
-    (score,) = torch.autograd.grad(((1 - scale) * of_mixture + scale * of_label).sum(), x)
+    power = torch.where((interval[0] <= t) & (t <= interval[1]), scale * torch.ones_like(t), 1)
+    (score,) = torch.autograd.grad(((1 - power) * of_mixture + power * of_label).sum(), x)
     wanted = (x.detach() + (1 - t[:, None]) * score) / t[:, None]
-    found = Guided(TwoClasses(), NULL, scale)(x.detach(), t, label)
+    found = Guided(TwoClasses(), NULL, scale, interval)(x.detach(), t, label)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)  # rounding, divided by t and variance
 
 

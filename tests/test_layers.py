@@ -19,7 +19,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["fit", "distillation"],
     ["ahead", "tally", "parallel", "weighting"],
     ["mixtures", "transport"],
-    ["generation", "lineage", "survey", "shelf"],
+    ["generation", "lineage", "survey", "shelf", "collapse"],
     ["metrics", "cost"],
     ["models", "couplings", "solvers", "data"],
     ["shardset", "snapshots"],

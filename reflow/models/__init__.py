@@ -46,6 +46,11 @@ class Model(nn.Module):
         return classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called, where its training has noted it."""
+        return tuple(self.header.facts.get("class_names", ()))
+
+    @property
     def null_label(self) -> int | None:
         """The label that stands for no label, after those of the classes, or None without one."""
         return self.classes if self.header.facts.get("unconditional") else None

@@ -1,21 +1,23 @@
 """couple: solve the ODE from fresh noise, or back from real data, and keep the pairs (noise, image)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from reflow.artifacts import Header
+from reflow.artifacts import PAIRS, Header
+from reflow.collapse import FACT, ROLE, Coverage, First, compare, first_pairs, recorded, require_coverage
 from reflow.devices import choose_device, in_precision
 from reflow.distributed import Part, part_of, world
 from reflow.errors import UsageError
 from reflow.flow import Pair
-from reflow.generation import Charged, Source, arrivals, charged, source_of
+from reflow.generation import Charged, Source, arrivals, charged, labels_called, source_of
 from reflow.interruption import interruptible, watching_signals
 from reflow.lineage import recipe_of, require_velocity_field
 from reflow.models import Model, load_model
-from reflow.reporting.progress import Meter, already_complete, say, say_unread, tell
+from reflow.pairs import read_index
+from reflow.reporting.progress import Meter, already_complete, open_pairs_watched, say, say_unread, tell
 from reflow.settings import CoupleSettings, Recipe
 from reflow.shardset import ShardSet, spent
 from reflow.shelf import Shelf
@@ -31,22 +33,44 @@ def run(
     model_path: Path,
     overrides: list[str],
     *,
+    labels: str | None,
+    against: Path | None,
     out: Path,
     part: str | None,
     device: str,
     compiled: bool,
     fresh: bool,
 ) -> None:
-    """Make the pairs of the model at `model_path` in `out`, or the shards of one part of them."""
+    """Make the pairs of the model at `model_path` in `out`, or the shards of one part of them.
+
+    labels: names or numbers of classes with commas between. With `against`, the pairs of the first round,
+    images that cover too little of theirs are refused; their shards stay.
+    """
     mine = part_of(part)
     if mine is not None and fresh:
         raise UsageError(f"--fresh would discard the work of other parts; remove {out} instead")
     where = choose_device(device, world().local_rank)
     model = load_model(model_path).to(where)
     require_velocity_field(model, model_path)
+    if labels is not None:
+        chosen = labels_called(model, [name.strip() for name in labels.split(",")])
+        overrides = [*overrides, f"couple.labels={chosen}"]
     recipe = recipe_of(model, overrides)
     say_unread(overrides, "couple")
-    header = Header(
+    header = _header(model, recipe)
+    first = None if against is None else first_pairs(against, model.event, model.classes)
+    inputs = (model_path,) if against is None else (model_path, against)
+    with claim(out, "pairs", inputs=inputs, fresh=fresh, part=None if mine is None else str(mine)):
+        shards = ShardSet(out, header, recipe.couple.count, recipe.couple.shard)
+        job = _Job(model, header, recipe, out, where, compiled, shards, first)
+        if not job.complete():
+            job.make(mine or Part(1, 1))
+            job.close(mine)
+
+
+def _header(model: Model, recipe: Recipe) -> Header:
+    """Return the header of the shards that this model makes."""
+    return Header(
         kind="pairs",
         stage="couple",
         rectification=model.header.rectification,
@@ -54,13 +78,6 @@ def run(
         parents={"model": model.digest},
         facts={"event": list(model.event), "classes": model.classes},
     )
-    with claim(out, "pairs", inputs=(model_path,), fresh=fresh, part=None if mine is None else str(mine)):
-        if already_complete(out, header):
-            return
-        shards = ShardSet(out, header, recipe.couple.count, recipe.couple.shard)
-        job = _Job(model, header, recipe, out, where, compiled, shards)
-        job.make(mine or Part(1, 1))
-        job.close(mine)
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,7 @@ class _Job:
     device: torch.device
     compiled: bool
     shards: ShardSet
+    first: First | None
 
     @property
     def settings(self) -> CoupleSettings:
@@ -89,6 +107,21 @@ class _Job:
             device=self.device,
             labels=self.settings.labels,
         )
+
+    def complete(self) -> bool:
+        """Return whether all pairs are there with their index; refuse collapsed ones even so.
+
+        Whether and with what they were compared when they were made may differ.
+        """
+        if not (self.out / PAIRS).exists():
+            return False
+        found, _ = read_index(self.out / PAIRS)
+        before = {role: digest for role, digest in found.parents.items() if role == ROLE}
+        complete = already_complete(self.out, replace(self.header, parents=self.header.parents | before))
+        if self.first is not None:
+            known = found.parents.get(ROLE) == self.first.digest
+            self.judge(recorded(found.facts) if known else self.compared(self.first))
+        return complete
 
     def make(self, part: Part) -> None:
         """Solve and write the shards of this part that are missing."""
@@ -172,8 +205,22 @@ class _Job:
                 "shards still to make, and the last one writes the index"
             )
             return
-        facts = self.shards.close(self.survey().facts())
+        facts, parents = self.survey().facts(), {}
+        if self.first is not None:
+            found = self.compared(self.first)
+            self.judge(found)
+            facts, parents = facts | {FACT: found.facts()}, {ROLE: self.first.digest}
+        facts = self.shards.close(facts, parents)
         say(
             f"{self.out}: {facts['count']} pairs, {facts['nfe_mean']:.1f} evaluations each on average, "
             f"{facts['nfe_max']} at most"
         )
+
+    def compared(self, first: First) -> Coverage:
+        """Return how the images cover those of the first round."""
+        return compare(open_pairs_watched(first.path), self.shards, self.recipe.seed)
+
+    def judge(self, found: Coverage) -> None:
+        """Say what a comparison found, and refuse images that have collapsed."""
+        say(f"{self.out}: {found.told()}")
+        require_coverage(found, self.settings, self.out, self.header.rectification)

@@ -1,4 +1,4 @@
-"""evaluate: distances to held-out data per NFE, and straightness, of one or several models."""
+"""evaluate: distances to held-out data and coverage of it per NFE, straightness and copies of models."""
 
 import contextlib
 import json
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.artifacts import prepare, write_atomically
@@ -20,42 +18,22 @@ from reflow.distributed import World, gathered, joined, world
 from reflow.errors import ReflowError
 from reflow.generation import fixed_method, generate, source_of, usual_method
 from reflow.lineage import real_data, recipe_of
-from reflow.metrics.classifier import Extractor, train_classifier
-from reflow.metrics.frechet import frechet_distance
-from reflow.metrics.sliced import sliced_wasserstein
 from reflow.metrics.straightness import straightness
+from reflow.metrics.yardstick import Yardstick, evenly, yardstick
 from reflow.models import Model, load_model
-from reflow.noise import draw_seed
 from reflow.reporting.progress import Meter, open_data_watched, say
 from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 
 SCHEMA = 1  # of the JSON
 FLOOR = "real (floor)"  # training data against held-out data
 STREAM = "evaluate"
-
-
-@dataclass(frozen=True)
-class _Yardstick:
-    """What every model is measured against, with the same random directions and features."""
-
-    real: NDArray[np.float32]
-    features: NDArray[np.float32] | None
-    extractor: Extractor | None
-    settings: EvaluateSettings
-    seed: int
-
-    def distances(self, samples: Tensor) -> dict[str, float]:
-        """Return the distances of samples (N, *event) to the held-out data."""
-        rng = np.random.default_rng(draw_seed(self.seed, "projections"))
-        flat = samples.flatten(1).numpy()
-        found = {
-            "sliced_wasserstein": sliced_wasserstein(
-                flat, self.real, projections=self.settings.projections, rng=rng
-            )
-        }
-        if self.extractor is not None and self.features is not None:
-            found["frechet_classifier"] = frechet_distance(self.extractor.features(samples), self.features)
-        return found
+COLUMNS = {  # of the table, with their widths
+    "frechet_classifier": 20,
+    "sliced_wasserstein": 20,
+    "precision": 11,
+    "recall": 9,
+    "spread": 9,
+}
 
 
 @dataclass(frozen=True)
@@ -140,11 +118,11 @@ def run(
     training, held_out = real_data(recipe, models[0], open_data_watched)
     crew = _Crew(recipe, _labels(models[0], held_out, recipe.evaluate.samples), where, here)
     with joined(where):
-        yardstick = _yardstick(recipe, training, held_out) if here.leads else None
-        found = [_evaluate(model, path, yardstick, crew) for path, model in zip(paths, models, strict=True)]
-    if yardstick is None:
+        measure = _measure(recipe, training, held_out) if here.leads else None
+        found = [_evaluate(model, path, measure, crew) for path, model in zip(paths, models, strict=True)]
+    if measure is None:
         return None
-    reference = _reference(yardstick, training, held_out)
+    reference = measure.reference(held_out)
     result = {"schema": SCHEMA, "seed": recipe.seed, **reference, "models": found}
     write_atomically(out, (to_json(result) + "\n").encode())
     return result
@@ -157,22 +135,33 @@ def to_json(result: dict[str, Any]) -> str:
 
 def to_table(result: dict[str, Any]) -> str:
     """Return the figures as lines for a terminal."""
-    floor = result["floor"]
-    names = [name for name in ("frechet_classifier", "sliced_wasserstein") if name in floor]
-    width = max(len(name) for name in (FLOOR, *(model["path"] for model in result["models"]))) + 2
+    floor, models = result["floor"], result["models"]
+    columns = [(name, width) for name, width in COLUMNS.items() if name in floor]
+    width = max(len(name) for name in (FLOOR, *(model["path"] for model in models))) + 2
 
-    def row(model: str, nfe: str, solver: str, figures: dict[str, float]) -> str:
-        columns = "".join(f"{figures[name]:>20.4g}" for name in names)
-        return f"{model:<{width}}{nfe:>8}  {solver:<10}{columns}"
+    def row(model: str, nfe: str, solver: str, cells: Iterable[str]) -> str:
+        padded = (f"{cell:>{size}}" for cell, (_, size) in zip(cells, columns, strict=True))
+        return f"{model:<{width}}{nfe:>8}  {solver:<10}" + "".join(padded)
 
-    lines = [f"{'model':<{width}}{'NFE':>8}  {'solver':<10}" + "".join(f"{n:>20}" for n in names)]
-    for model in result["models"]:
-        for figure in model["figures"]:
-            lines.append(row(model["path"], f"{figure['nfe']:.4g}", figure["solver"], figure))
-    lines.append(row(FLOOR, "", "", floor))
-    for model in result["models"]:
+    def figures(found: dict[str, float]) -> list[str]:
+        return [f"{found[name]:.4g}" for name, _ in columns]
+
+    lines = [row("model", "NFE", "solver", (name for name, _ in columns))]
+    for model in models:
+        for found in model["figures"]:
+            lines.append(row(model["path"], f"{found['nfe']:.4g}", found["solver"], figures(found)))
+    lines.append(row(FLOOR, "", "", figures(floor)))
+    for model in models:
         if model["straightness"] is not None:
             lines.append(f"straightness of {model['path']}: {model['straightness']:.4g}")
+    for name, near in (
+        *((model["path"], model["nearest_training"]) for model in models),
+        ("held-out data", result["nearest_training"]["held_out"]),
+    ):
+        lines.append(
+            f"nearest training sample of {name}: RMS {near['median']:.4g} (median), "
+            f"{near['fifth_percentile']:.4g} (5th percentile)"
+        )
     return "\n".join(lines)
 
 
@@ -193,63 +182,38 @@ def _labels(model: Model, held_out: DataSet, count: int) -> list[int] | None:
     """Return the labels of the samples: those of the held-out data, if the model knows labels."""
     if model.classes is None or held_out.labels is None:
         return None
-    labels: list[int] = held_out.labels[_spread(len(held_out), count)].tolist()
+    labels: list[int] = held_out.labels[evenly(len(held_out), count)].tolist()
     return labels
 
 
-def _yardstick(recipe: Recipe, training: DataSet, held_out: DataSet) -> _Yardstick:
-    real, _ = held_out.take(np.arange(len(held_out)))
-    extractor = features = None
-    if training.labels is not None and len(training.event) == 3:
-        colours, height, width = training.event
-        extractor = train_classifier(
-            training,
-            held_out,
-            (colours, height, width),
-            len(training.class_names),
-            steps=recipe.evaluate.classifier_steps,
-            seed=draw_seed(recipe.seed, "classifier"),
-        )
-        features = extractor.features(real)
-        say(f"features: classifier, {extractor.accuracy:.1%} of held-out labels right")
-    return _Yardstick(real.flatten(1).numpy(), features, extractor, recipe.evaluate, recipe.seed)
+def _measure(recipe: Recipe, training: DataSet, held_out: DataSet) -> Yardstick:
+    measure = yardstick(recipe, training, held_out)
+    if measure.extractor is not None:
+        say(f"features: classifier, {measure.extractor.accuracy:.1%} of held-out labels right")
+    return measure
 
 
-def _reference(yardstick: _Yardstick, training: DataSet, held_out: DataSet) -> dict[str, Any]:
-    """Return what the figures refer to, and the distance of real data from real data."""
-    wanted, extractor = yardstick.settings.samples, yardstick.extractor
-    real, _ = training.take(_spread(len(training), min(wanted, len(training))))
-    return {
-        "samples": wanted,
-        "held_out": len(held_out),
-        "data": held_out.digest(),
-        "features": None
-        if extractor is None
-        else {"name": "classifier", "sha256": extractor.digest, "accuracy": extractor.accuracy},
-        "floor": {"samples": len(real), **yardstick.distances(real)},
-    }
-
-
-def _evaluate(model: Model, path: Path, yardstick: _Yardstick | None, crew: _Crew) -> dict[str, Any]:
+def _evaluate(model: Model, path: Path, measure: Yardstick | None, crew: _Crew) -> dict[str, Any]:
     """Return the figures of a model; without a yardstick only help to generate the samples."""
     methods = _methods(model, crew.recipe.evaluate)
-    figures = []
+    figures, near = [], None
     with contextlib.ExitStack() as stack:
         title, total = f"evaluate {path}", len(methods)
-        meter = None if yardstick is None else stack.enter_context(Meter(title, total, "settings"))
-        for done, method in enumerate(methods):
+        meter = None if measure is None else stack.enter_context(Meter(title, total, "settings"))
+        for done, method in enumerate(methods, 1):
             samples = crew.samples(model, method)
-            if samples is not None and yardstick is not None and meter is not None:
-                x1, nfe = samples
-                figures.append(
-                    {
-                        "nfe": float(nfe.double().mean()),
-                        "solver": method.solver,
-                        "tolerance": method.tolerance,
-                        **yardstick.distances(x1),
-                    }
-                )
-                meter.update(done + 1)
+            if samples is None or measure is None or meter is None:
+                continue
+            x1, nfe = samples
+            how: dict[str, Any] = {
+                "nfe": float(nfe.double().mean()),
+                "solver": method.solver,
+                "tolerance": method.tolerance,
+            }
+            figures.append(how | measure.figures(x1))
+            if done == total:  # the usual method: the samples that a user gets
+                near = measure.nearest_training(x1)
+            meter.update(done)
     return {
         "path": str(path),
         "sha256": model.digest,
@@ -258,6 +222,7 @@ def _evaluate(model: Model, path: Path, yardstick: _Yardstick | None, crew: _Cre
         "student_steps": model.student_steps,
         "figures": figures,
         "straightness": None if model.student_steps else crew.straightness(model),
+        "nearest_training": near,
     }
 
 
@@ -268,8 +233,3 @@ def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
         return [fixed_method(model, nfe) for nfe in settings.nfe]
     fixed = [fixed_method(model, nfe, settings.solver) for nfe in settings.nfe]
     return [*fixed, usual_method(model)]
-
-
-def _spread(available: int, wanted: int) -> NDArray[np.int64]:
-    """Return `wanted` row numbers spread evenly over what there is, repeating when it is fewer."""
-    return np.arange(wanted) * available // wanted

@@ -1,6 +1,7 @@
 """sample: draw images or points from a model into a file."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from reflow.config import guidance_settings
 from reflow.devices import choose_device
 from reflow.errors import ReflowError, UsageError
 from reflow.flow import Pair
-from reflow.generation import fixed_method, generate, require_labels, tolerant_method, usual_method
+from reflow.generation import fixed_method, generate, labels_called, tolerant_method, usual_method
 from reflow.models import Model, load_model
 from reflow.reporting.pictures import grid, png, to_bytes, to_picture
 from reflow.reporting.plots import scatter
@@ -33,8 +34,9 @@ def run(
     tolerance: float | None,
     solver: str | None,
     seed: int,
-    label: int | None,
+    label: str | None,
     guidance: float | None,
+    interval: Sequence[float] | None,
     batch: int,
     device: str,
 ) -> None:
@@ -45,8 +47,8 @@ def run(
     _require_free(out)
     model = load_model(path).to(where)
     method = _method(model, nfe, tolerance, solver)
-    if label is not None:
-        require_labels(model, [label])
+    labels = None if label is None else labels_called(model, [label])
+    guide = guidance_settings(guidance, interval)
     pairs, evaluations = [], []
     with Meter("sample", count, "samples") as meter:
         for batch_of in generate(
@@ -57,8 +59,8 @@ def run(
             stream=STREAM,
             batch=batch,
             device=where,
-            labels=None if label is None else [label],
-            guidance=guidance_settings(guidance),
+            labels=labels,
+            guidance=guide,
         ):
             pairs.append(batch_of.pair)
             evaluations.append(batch_of.nfe)

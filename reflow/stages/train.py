@@ -43,13 +43,15 @@ def run(
     )
     torch.manual_seed(draw_seed(recipe.seed, "weights"))
     net = build(recipe.model, data.event, classes, unconditional=null_label is not None)
-    facts = {
+    facts: dict[str, Any] = {
         "event": list(data.event),
         "classes": classes,
         "parameters": sum(weight.numel() for weight in net.parameters()),
         "training_samples": len(training),
         "held_out_samples": len(held_out),
-    } | ({} if null_label is None else {"unconditional": True})
+    }
+    facts |= {} if null_label is None else {"unconditional": True}
+    facts |= {} if classes is None else {"class_names": list(data.class_names)}
     task = Task(
         net,
         _coupling(recipe, training, flip=recipe.data.flip),

@@ -1,0 +1,108 @@
+"""What evaluate finds: coverage of held-out data and copies of training data, for images and vectors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Command
+from test_manifold import covered_by_sklearn
+
+from reflow.config import parse_recipe, read_recipe
+from reflow.data import DataSet, open_data, split
+from reflow.generation import fixed_method, generate
+from reflow.metrics import yardstick as module
+from reflow.metrics.yardstick import Yardstick, evenly, yardstick
+from reflow.models import load_model
+
+
+def measure(**settings: Any) -> tuple[Yardstick, DataSet, DataSet]:
+    content = read_recipe(str(TINY)).model_dump(mode="json")
+    content["evaluate"] |= {"classifier_steps": 5} | settings
+    recipe = parse_recipe(content)
+    training, held_out = split(open_data(recipe.data, 0), 0.2, 0)
+    return yardstick(recipe, training, held_out), training, held_out
+
+
+def test_samples_that_are_copied_stand_out_from_held_out_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART", 100)
+    stick, training, held_out = measure(samples=80)
+    reference = stick.reference(held_out)
+    unseen = reference["nearest_training"]["held_out"]
+    assert reference["nearest_training"]["training"] == len(training)
+    own, _ = training.take(np.arange(0, 1400, 20))
+    assert stick.nearest_training(own) == {"median": 0, "fifth_percentile": 0}
+    # Of 8 x 8 pixels some levels apart; one level is 1 / 8.
+    assert unseen["median"] > unseen["fifth_percentile"] > 1 / 8
+    half = torch.cat([own[:35], held_out.take(np.arange(35))[0]])
+    assert stick.nearest_training(half)["fifth_percentile"] == 0
+
+
+def test_the_nearest_is_looked_for_among_a_stated_number_spread_evenly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_TRAINING", 100)
+    stick, training, held_out = measure(samples=80)
+    assert stick.reference(held_out)["nearest_training"]["training"] == 100
+    among, _ = training.take(evenly(len(training), 100))
+    assert stick.nearest_training(among)["median"] == 0
+    left_out, _ = training.take(evenly(len(training), 100) + 1)
+    assert stick.nearest_training(left_out)["fifth_percentile"] > 0
+
+
+def test_real_data_covers_real_data_and_noise_covers_nothing() -> None:
+    stick, training, held_out = measure(samples=300)
+    floor = stick.reference(held_out)["floor"]
+    assert min(floor["precision"], floor["recall"]) > 0.5
+    assert floor["spread"] == pytest.approx(1, abs=0.05)  # 300 samples of 64 pixels
+    real, _ = training.take(evenly(len(training), 300))
+    mean = real.mean(0)
+    shrunk = stick.figures(mean + 0.5 * (real - mean))
+    assert shrunk["spread"] == pytest.approx(floor["spread"] / 2, rel=1e-5)  # of float32
+    assert shrunk["recall"] < floor["recall"] - 0.2
+    assert stick.figures(mean.expand_as(real))["recall"] == 0
+
+
+def test_evaluate_reports_what_scikit_learn_finds_on_vectors(reflow: Command, tmp_path: Path) -> None:
+    quick = ("train.steps=30", "model.width=8", "data.points=400", "evaluate.samples=150")
+    changes = [word for change in quick for word in ("--set", change)]
+    assert reflow("train", "gaussians", "--out", tmp_path / "base", *changes).code == 0
+    answer = reflow("evaluate", tmp_path / "base", "--nfe", "2", "--out", tmp_path / "e.json")
+    assert answer.code == 0, answer.err
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["coverage"] == {"on": "samples", "samples": 80}  # a fifth of 400 points are held out
+    model = load_model(tmp_path / "base")
+    how = {"seed": 0, "stream": "evaluate", "batch": 150, "device": torch.device("cpu")}
+    (samples,) = generate(model, 150, method=fixed_method(model, 2), **how)  # type: ignore[arg-type]
+    x1 = samples.pair.x1.double().numpy()[evenly(150, 80)]
+    recipe = parse_recipe(model.recipe)
+    training, held_out = split(open_data(recipe.data, 0), recipe.data.held_out, 0)
+    real = held_out.values.astype(np.float64)
+    figures, floor = found["models"][0]["figures"][0], found["floor"]
+    assert figures["precision"] == covered_by_sklearn(x1, real)
+    assert figures["recall"] == covered_by_sklearn(real, x1)
+    among = training.values.astype(np.float64)[evenly(len(training), 150)][evenly(150, 80)]
+    assert (floor["precision"], floor["recall"]) == (
+        covered_by_sklearn(among, real),
+        covered_by_sklearn(real, among),
+    )
+    header = answer.out.splitlines()[0].split()
+    assert header == ["model", "NFE", "solver", "sliced_wasserstein", "precision", "recall", "spread"]
+    near = found["models"][0]["nearest_training"]
+    said = f"base: RMS {near['median']:.4g} (median), {near['fifth_percentile']:.4g} (5th percentile)"
+    assert said in answer.out
+
+
+def test_evaluate_looks_at_labelled_images_through_the_classifier(
+    reflow: Command, labelled: Path, tmp_path: Path
+) -> None:
+    answer = reflow("evaluate", labelled, "--nfe", "1", "--out", tmp_path / "e.json", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["coverage"] == {"on": "classifier", "samples": 40}
+    assert set(found["models"][0]["figures"][0]) == {
+        *("nfe", "solver", "tolerance", "sliced_wasserstein", "frechet_classifier"),
+        *("precision", "recall", "spread"),
+    }
