@@ -16,6 +16,13 @@ from reflow.settings import Recipe
 
 Changes = tuple[str, ...]  # section.key=value
 
+# Each objective as it trains best; a step of the latter two takes twice the time of one of the first.
+OBJECTIVES: dict[str, Changes] = {
+    "regress": ("distill.objective=regress", "distill.distance=squared", "distill.lr=1e-3"),
+    "consistency": ("distill.objective=consistency", "distill.distance=pseudo-huber", "distill.lr=3e-4"),
+    "meanflow": ("distill.objective=meanflow", "distill.distance=pseudo-huber", "distill.lr=3e-4"),
+}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -120,22 +127,26 @@ def rounds(recipe: Recipe) -> dict[str, Variant]:
 
 
 def objectives(recipe: Recipe) -> dict[str, Variant]:
-    """Return the students: from the reflowed model, and from the base in the steps of both stages."""
+    """Return the students: from the reflowed model, and from the base in the time of both stages."""
     chain = Chain().under(recipe)
-    both = f"distill.steps={recipe.reflow.steps + recipe.distill.steps}"
+    following = recipe.distill.objective != "regress"
+    own = recipe.distill.steps * (2 if following else 1)  # in steps of regression, as the next one
+    both = own + recipe.reflow.steps
 
-    def student(teacher: str, *changes: str) -> Variant:
+    def student(teacher: str, name: str, steps: int, *more: str) -> Variant:
+        taken = steps if name == "regress" else steps // 2
+        changes = (*OBJECTIVES[name], f"distill.steps={taken}", *more)
         stage = Stage("distill", chain[teacher], (chain["pairs"],), effective(recipe, changes))
         return Variant("objectives", (stage,))
 
     found = {}
-    for name in ("regress", "meanflow", "consistency"):
-        # Plain regression is spelled without its name, which versions with one objective do not know.
-        named = () if name == "regress" else (f'distill.objective="{name}"',)
-        found[name] = student("reflow", *named)
-        found[f"{name}-from-base"] = student("base", *named, both)
-    found["regress-2-steps"] = student("reflow", "distill.student_steps=2")
-    found["regress-4-steps"] = student("reflow", "distill.student_steps=4")
+    for name in OBJECTIVES:
+        found[name] = student("reflow", name, own)
+        found[f"{name}-from-base"] = student("base", name, both)
+    for steps in (2, 4):
+        found[f"regress-{steps}-steps"] = student(
+            "reflow", "regress", own, f"distill.student_steps={steps}"
+        )
     return found
 
 
@@ -145,10 +156,6 @@ def ablations(recipe: Recipe) -> Mapping[str, Mapping[str, Chain]]:
     count = recipe.couple.count
     euler = ('couple.solver="euler"', "couple.tolerance=none")
     dropout = ("model.dropout=0.1",)
-    distance = {
-        name: (f'reflow.distance="{name}"', f'distill.distance="{name}"')
-        for name in ("squared", "pseudo-huber")
-    }
     return {
         "initial weights of reflow": {"init-raw": Chain(start="raw"), "init-fresh": Chain(start="fresh")},
         "law of t": {
@@ -158,8 +165,8 @@ def ablations(recipe: Recipe) -> Mapping[str, Mapping[str, Chain]]:
             "times-u6": Chain(reflow=('reflow.times="u-shaped"', "reflow.sharpness=6.0")),
         },
         "distance": {
-            f"distance-{name}": Chain(reflow=changes[:1], distill=changes[1:])
-            for name, changes in distance.items()
+            f"distance-{name}": Chain(reflow=(f"reflow.distance={name}",))
+            for name in ("squared", "pseudo-huber")
         },
         "number of pairs": {
             f"pairs-x{share:.3g}": Chain(pairs=(f"couple.count={round(count * share)}",))
