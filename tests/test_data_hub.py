@@ -78,10 +78,11 @@ def test_what_is_no_set_of_labelled_images_is_refused(tmp_path: Path, hub: Any) 
 def test_images_outside_the_set_are_refused_and_damaged_ones_named(tmp_path: Path, hub: Any) -> None:
     folder(tmp_path / "images")
     refused(f"hub:{tmp_path / 'images'}", "row 0", "only the path", "000.png", "save_to_disk")
-    columns = {"image": [{"bytes": png(RGB[0]), "path": None}, {"bytes": b"no image", "path": None}]}
+    good = {"bytes": png(RGB[0, :2, :2]), "path": None}
+    columns = {"image": [good] * 40 + [good | {"bytes": b"no image"}]}  # more than a block
     bad = hub.Dataset.from_dict(columns).cast_column("image", hub.Image())
     bad.save_to_disk(tmp_path / "bad")
-    refused(tmp_path / "bad", f"row 1 of {tmp_path / 'bad'}", "known format")
+    refused(tmp_path / "bad", f"row 40 of {tmp_path / 'bad'}", "known format")
 
 
 def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
