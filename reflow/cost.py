@@ -7,7 +7,6 @@ included), two FLOP each; norms, activations and the optimiser move memory and a
 pilots, previews, validation and `evaluate`. The network is built on torch's `meta` device: no values.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,10 +24,9 @@ ASSUMED_NFE = 25  # of a pair at a tolerance; the digits take 24 at the usual on
 ASSUMED_CLASSES = 10
 RGB = 3
 
-# Evaluations of the student in a training example of [distill], by objective.
-STUDENT_EVALUATIONS: dict[str, Callable[[DistillSettings], int]] = {
-    "regress": lambda settings: settings.student_steps,
-}
+# Evaluations without gradient in a training example of [distill], which make its target: two of the
+# teacher and one of the student; one of the teacher and a derivative, which costs as much as two.
+TARGET_EVALUATIONS = {"regress": 0, "consistency": 3, "meanflow": 3}
 
 
 class Samples(NamedTuple):
@@ -85,12 +83,11 @@ def cost_of(recipe: Recipe) -> Cost:
         recipe.model, samples.event, samples.classes, unconditional=recipe.train.label_dropout > 0
     )
     nfe = nfe_of(recipe.couple)
-    student = STUDENT_EVALUATIONS["regress"](recipe.distill)
     stages = (
         _fitted("train", recipe.train),
         Stage("couple", recipe.couple.count, recipe.couple.count * nfe),
         _fitted("reflow", recipe.reflow),
-        _fitted("distill", recipe.distill, student),
+        _distilled(recipe.distill),
     )
     stored = recipe.couple.count * bytes_of(recipe.couple, samples)
     return Cost(samples, network, stages, nfe, recipe.couple.steps is None, stored)
@@ -149,7 +146,15 @@ def bytes_of(couple: CoupleSettings, samples: Samples) -> int:
     return values * (4 + image.itemsize) + (0 if samples.classes is None else 8)
 
 
-def _fitted(name: str, settings: FitSettings, evaluations: int = 1) -> Stage:
-    """Return a training stage whose examples take so many evaluations on the way there."""
+def _fitted(name: str, settings: FitSettings) -> Stage:
+    """Return a stage of which an example is one evaluation and its gradient."""
     examples = settings.steps * settings.batch
-    return Stage(name, examples, examples * evaluations * (3 + settings.recompute))
+    return Stage(name, examples, examples * (3 + settings.recompute))
+
+
+def _distilled(settings: DistillSettings) -> Stage:
+    """Return the last stage; regression rolls a student of k steps out."""
+    stage = _fitted("distill", settings)
+    rolled = settings.student_steps if settings.objective == "regress" else 1
+    target = stage.examples * TARGET_EVALUATIONS[settings.objective]
+    return stage._replace(evaluations=rolled * stage.evaluations + target)

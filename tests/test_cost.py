@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Command, one_line
+from fields import batch_of
+from fits import rng
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from reflow.architectures import DitSettings, MlpSettings, UnetSettings
@@ -14,7 +17,10 @@ from reflow.artifacts import PAIRS, read_header, tensor_layout
 from reflow.config import read_recipe
 from reflow.cost import bytes_of, cost_of, network_of, nfe_of, samples_of
 from reflow.data import BUILT_IN, SETS, fashion, open_data
+from reflow.distances import squared
+from reflow.distillation import STUDENTS
 from reflow.errors import ReflowError
+from reflow.flow import Pair, VelocityField
 from reflow.models import build
 from reflow.models.checkpointing import checkpoint_activations
 from reflow.pairs import read_index
@@ -89,7 +95,8 @@ def test_a_training_example_costs_three_evaluations_and_four_with_recompute(
 
 
 def test_examples_pairs_and_hours_follow_the_settings() -> None:
-    cost = cost_of(read_recipe("digits", ["distill.student_steps=3", "couple.count=7"]))
+    changes = ["distill.objective=regress", "distill.student_steps=3", "couple.count=7"]
+    cost = cost_of(read_recipe("digits", changes))
     train, couple, reflow, distill = cost.stages
     assert (train.examples, train.evaluations) == (1500 * 128, 3 * 1500 * 128)
     assert (couple.examples, couple.evaluations, cost.nfe_assumed) == (7, 7 * 25, True)
@@ -174,3 +181,28 @@ def test_inspect_refuses_what_an_artifact_cannot_answer(reflow: Command, chain: 
     for option in (("--rate", 3), ("--set", "seed=1")):
         assert "are for recipes" in one_line(reflow("inspect", chain, *option), code=2)
     assert "above 0" in one_line(reflow("inspect", "digits", "--rate", 0), code=2)
+
+
+@pytest.mark.parametrize(
+    ("objective", "evaluations"), [("regress", 3), ("consistency", 6), ("meanflow", 6)]
+)
+def test_a_students_example_costs_what_is_called_for_it(objective: str, evaluations: int) -> None:
+    """Counted by running the objective: a gradient is two evaluations, a derivative in it one."""
+    calls: list[str] = []
+
+    def watched(name: str) -> VelocityField:
+        def field(x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor) -> Tensor:  # noqa: ARG001
+            derived = torch.autograd.forward_ad.unpack_dual(x).tangent is not None
+            calls.extend([name] * (2 if derived else 3 if torch.is_grad_enabled() else 1))
+            return x * t[:, None]
+
+        return field
+
+    settings = read_recipe("digits", [f"distill.objective={objective}"]).distill
+    x0 = torch.zeros(4, 2)
+    student = STUDENTS[objective].objective(settings, watched("teacher"), squared)
+    student(watched("student"), Pair(x0, x0), batch_of(4, rng()))
+    assert len(calls) == evaluations
+    recipe = read_recipe("digits", [f"distill.objective={objective}"])
+    distill = cost_of(recipe).stages[-1]
+    assert distill.evaluations == evaluations * distill.examples
