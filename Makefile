@@ -37,7 +37,7 @@ nth = $(if $(filter-out 1,$(1)),-$(1))
 teacher = $(if $(filter-out 1,$(1)),$(RUN)/reflow$(call nth,$(shell expr $(1) - 1)),$(RUN)/base)
 pairs = $(RUN)/pairs$(call nth,$(1))
 real = $(if $(mixed),$(RUN)/pairs-real$(call nth,$(1)))
-sources = --pairs $(call pairs,$(1)) $(if $(mixed),--pairs $(call real,$(1)) --weights $(mixed))
+sources = $(strip --pairs $(call pairs,$(1)) $(if $(mixed),--pairs $(call real,$(1)) --weights $(mixed)))
 against = $(if $(filter-out 1,$(1)),--against $(RUN)/pairs)
 models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RUN)/distill
 
