@@ -67,11 +67,16 @@ def within_noise(values: Values, reference: Values) -> bool:
 
 
 def measured(row: Row, seed: int, model: Mapping[str, Any], floor: Mapping[str, float]) -> None:
-    """Enter the figures of a model as `reflow evaluate` writes them."""
+    """Enter the figures of a model as `reflow evaluate` writes them.
+
+    Recall is that of a student's fewest evaluations and of a velocity field's most.
+    """
     name = next(name for name in DISTANCES if name in floor)
-    for figure in model["figures"]:
-        if figure["tolerance"] is None:
-            row.note(str(round(figure["nfe"])), seed, figure[name])
+    fixed = {round(figure["nfe"]): figure for figure in model["figures"] if figure["tolerance"] is None}
+    for nfe, figure in fixed.items():
+        row.note(str(nfe), seed, figure[name])
+    told = (min if model["stage"] == "distill" else max)(fixed, default=0)
+    row.note("recall", seed, fixed.get(told, {}).get("recall"))
     row.note("straightness", seed, model["straightness"])
     row.note("floor", seed, floor[name])
 
@@ -145,7 +150,7 @@ def line(row: Row, references: Mapping[str, Row], rival: Row | None = None) -> l
     found = difference(row.cells.get("1", {}), (rival or reference).cells.get("1", {}))
     against = "" if own or found is None else f"{found[0]:+.3g} ± {found[1]:.2g}"
     figures = [cell(str(budget)) for budget in BUDGETS]
-    last = [cell("straightness"), spread(row.cells.get("seconds", {}))]
+    last = [cell("recall"), cell("straightness"), spread(row.cells.get("seconds", {}))]
     seeds = max(len(values) for values in row.cells.values())
     return [row.variant, row.kind, *figures, against, *last, str(seeds)]
 
@@ -193,7 +198,7 @@ def tables(out: Path, chosen: Mapping[str, Variant], recipe: str, seeds: Sequenc
 def _section(title: str, lines: Sequence[Sequence[str]]) -> str:
     """Return a table under its title."""
     heads = ["variant", "model", *map(str, BUDGETS), "at 1, less the recipe's (± its error)"]
-    heads += ["straightness", "processor s", "seeds"]
+    heads += ["recall", "straightness", "processor s", "seeds"]
     return f"### {title[:1].upper()}{title[1:]}\n\n{table(heads, lines)}"
 
 

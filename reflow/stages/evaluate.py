@@ -24,6 +24,7 @@ from reflow.models import Model, load_model
 from reflow.reporting.progress import Meter, open_data_watched, say
 from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 
+FEW = 8  # evaluations of a sample
 SCHEMA = 1  # of the JSON
 FLOOR = "real (floor)"  # training data against held-out data
 STREAM = "evaluate"
@@ -227,9 +228,9 @@ def _evaluate(model: Model, path: Path, measure: Yardstick | None, crew: _Crew) 
 
 
 def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
-    if model.student_steps is not None and not model.spans:
+    if model.spans:  # for the few evaluations that it was made for
+        return [fixed_method(model, nfe) for nfe in settings.nfe if nfe <= FEW] or [usual_method(model)]
+    if model.student_steps is not None:
         return [usual_method(model)]
-    if model.spans:
-        return [fixed_method(model, nfe) for nfe in settings.nfe]
     fixed = [fixed_method(model, nfe, settings.solver) for nfe in settings.nfe]
     return [*fixed, usual_method(model)]
