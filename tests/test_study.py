@@ -220,7 +220,7 @@ def test_tables_compare_with_the_recipe_and_the_floor(tmp_path: Path) -> None:
     assert "| distilled at 1 / base at 100 | 1.484 ± 0.016 | 1.5, 1.48, 1.47 |" in text
     assert "| base | base |  |  |  |  | 31 ± 1 |  | 0.6 ± 0 |  | 10 ± 0 | 3 |" in text
     assert (
-        f"| times-u4 | reflow |  | 61 ± 1 {NOISE} |  |  |  | 0.502 ± 0 | 0.1 ± 0 |  | 3 |" in text
+        f"| times-u4 | reflow |  | 61 ± 1 {NOISE} |  |  |  |  | 0.502 ± 0 | 0.1 ± 0 |  | 3 |" in text
     )  # 1 ± 0.58
     assert text.index("| 2-rectified | reflow |  | 60", text.index("Law of t")) < text.index("times-u4")
 
