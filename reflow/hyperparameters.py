@@ -183,7 +183,8 @@ class DistillSettings(PairFitSettings):
                 raise ValueError(f"{name} is for objective = {objective}; leave it out, or set that")
         if self.objective == "meanflow" and self.student_steps != 1:
             raise ValueError(
-                "student_steps is not for objective = meanflow, which draws in any number of steps"
+                "objective = meanflow draws in any number of steps; leave out student_steps (--steps), or "
+                "set distill.objective=regress"
             )
         if self.objective == "meanflow" and self.sharded:
             raise ValueError(

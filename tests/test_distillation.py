@@ -23,6 +23,7 @@ from reflow.distillation import (
     regression_objective,
     same_dropout,
 )
+from reflow.errors import ReflowError
 from reflow.flow import Distance, Objective, Pair, VelocityField, interpolate
 from reflow.guidance import Guided
 from reflow.hyperparameters import DistillSettings
@@ -262,6 +263,8 @@ def test_students_of_every_objective_come_through_the_command_line(
         assert not torch.equal(ends[0], x0 + student.net(x0, torch.zeros(5)))  # which is no velocity
     else:
         assert "--nfe 1" in one_line(more)
+        with pytest.raises(ReflowError, match="call this model itself"):
+            student.in_steps(3)
     assert "Euler" in one_line(
         reflow("sample", out, "--nfe", 2, "--solver", "heun", "--out", tmp_path / "x.npz")
     )

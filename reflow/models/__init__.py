@@ -73,7 +73,14 @@ class Model(nn.Module):
         return bool(self.header.facts.get(SPANS))
 
     def in_steps(self, steps: int) -> VelocityField:
-        """Return the field that a student of average velocities follows in `steps` equal Euler steps."""
+        """Return the field that a student of average velocities follows in `steps` equal Euler steps.
+
+        Raises ReflowError for models that know no average velocities.
+        """
+        if not self.spans:
+            raise ReflowError(
+                "in_steps is for students of distill.objective = meanflow; call this model itself"
+            )
 
         def field(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
             t = times_of(t, x)
