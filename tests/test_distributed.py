@@ -65,7 +65,7 @@ def test_two_processes_take_the_gradient_of_one(
     assert relative(ranks[0][name], alone["gradient"]) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["double", "pieces", "flipped", "transported", "weighted"])
+@pytest.mark.parametrize("name", ["double", "pieces", "flipped", "mean flow", "transported", "weighted"])
 def test_two_processes_come_to_the_weights_of_one(
     ranks: list[dict[str, Tensor]], alone: dict[str, Tensor], name: str
 ) -> None:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from reflow.couplings import Coupling, Independent
 from reflow.distances import squared
+from reflow.distillation import mean_flow_objective
 from reflow.distributed import ALONE, Shared, Vote, World, agree, gathered, joined, total
 from reflow.draws import Draws
 from reflow.fit import Fit
-from reflow.flow import Losses, Objective, Pair, VelocityField, velocity_objective
+from reflow.flow import Losses, Objective, Pair, VelocityField, per_sample, velocity_objective
 from reflow.hyperparameters import VelocityFitSettings
 from reflow.models import build
 from reflow.settings import UnetSettings
@@ -47,13 +48,18 @@ class Images:
         return torch.sin(number[:, None] + pixels * 0.3).reshape(-1, 1, 8, 8), None
 
 
-def precisely(dtype: torch.dtype) -> Objective:
-    """Return the objective of a velocity field with everything in this precision."""
+def swirl(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    """Evaluate a teacher's velocity."""
+    return torch.sin(x.flip(-1) + per_sample(t, x))
+
+
+def precisely(dtype: torch.dtype, *, spans: bool) -> Objective:
+    """Return the objective of a velocity, or of averages over spans, with everything in this precision."""
 
     def times(draws: Draws) -> Tensor:
         return stratified(uniform)(draws).to(dtype)
 
-    inner = velocity_objective(times, squared)
+    inner = mean_flow_objective(swirl, 0.25, squared) if spans else velocity_objective(times, squared)
 
     def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
         return inner(field, Pair(pair.x0.to(dtype), pair.x1.to(dtype)), draws)
@@ -72,11 +78,13 @@ def fit_of(
     *,
     flip: bool = False,
     transport: int | None = None,
+    spans: bool = False,
     **chosen: object,
 ) -> Fit:
     usual = {"steps": STEPS, "batch": 16, "lr": 1e-2, "ema_halflife": 2.0}
     torch.manual_seed(0)
-    net = build(UnetSettings(kind="unet", channels=8, attention=(4,)), (1, 8, 8), None).to(dtype)
+    net = build(UnetSettings(kind="unet", channels=8, attention=(4,)), (1, 8, 8), None, spans=spans)
+    net = net.to(dtype)
     with torch.no_grad():
         for weight in net.parameters():  # no layer starts at zero
             weight.add_(0.05 * torch.randn(weight.shape, dtype=dtype))
@@ -84,7 +92,8 @@ def fit_of(
     settings = VelocityFitSettings.model_validate(usual | chosen)
     coupling = coupling_of(dtype, flip=flip, transport=transport)
     kept = {"seed": 0, "stream": "test", "device": CPU, "world": world}
-    return Fit(net, average, coupling, precisely(dtype), settings, **kept)  # type: ignore[arg-type]
+    objective = precisely(dtype, spans=spans)
+    return Fit(net, average, coupling, objective, settings, **kept)  # type: ignore[arg-type]
 
 
 def joined_up(parts: Iterable[Tensor]) -> Tensor:
@@ -128,6 +137,7 @@ def computed(world: World) -> dict[str, Tensor]:
         "double": trained(world, torch.float64),
         "pieces": trained(world, torch.float64, micro_batch=4),
         "flipped": trained(world, torch.float64, flip=True),
+        "mean flow": trained(world, torch.float64, spans=True, lr=1e-3),
         "transported": trained(world, torch.float64, flip=True, transport=16),
         "weighted": trained(world, torch.float64, micro_batch=4, **WEIGHTED),
     }
