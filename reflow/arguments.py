@@ -126,6 +126,17 @@ PerceptualWeights = Annotated[
         help="Compare images by LPIPS, too, with these weights of VGG-16 (.pth or .safetensors).",
     ),
 ]
+StudentObjective = Annotated[
+    str | None,
+    typer.Option(
+        help="What it is fitted to: regress (ends of pairs), consistency, or meanflow (average velocities, "
+        "for any number of steps); default: the recipe's."
+    ),
+]
+StudentSteps = Annotated[
+    int | None,
+    typer.Option(help="Evaluations per image of the student; not with meanflow, which takes any.", min=1),
+]
 StudentPairs = Annotated[
     list[Path],
     typer.Option(metavar="DIR", help="Pairs that the model made or learnt from; may be repeated."),

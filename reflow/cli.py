@@ -5,46 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reflow import __version__
-from reflow.arguments import (
-    AverageStep,
-    BakedGuidance,
-    Compiled,
-    CoupleCompiled,
-    Device,
-    FirstPairs,
-    Fresh,
-    Grid,
-    GuidanceInterval,
-    Inspected,
-    Invert,
-    InvertedData,
-    Json,
-    Labels,
-    ModelPath,
-    Out,
-    PairTolerance,
-    PartOf,
-    PerceptualWeights,
-    Precision,
-    Rate,
-    RecipeName,
-    ReflowPairs,
-    SampleGuidance,
-    SampleLabel,
-    SampleOut,
-    SampleSolver,
-    Seed,
-    Set,
-    SnapshotFolder,
-    Solver,
-    StudentPairs,
-    Teacher,
-    Track,
-    TrainingData,
-    Weights,
-    Width,
-)
+from reflow import __version__, arguments
 from reflow.options import changes_of, interval_of, solver_changes, weights_of
 
 app = typer.Typer(
@@ -78,19 +39,19 @@ def options(
 
 @app.command()
 def train(
-    out: Out,
-    recipe: RecipeName = None,
-    data: TrainingData = None,
-    pairs: ReflowPairs = None,
-    weights: Weights = None,
-    init: Teacher = None,
-    perceptual: PerceptualWeights = None,
-    settings: Set = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    compiled: Compiled = None,
-    track: Track = None,
-    fresh: Fresh = False,
+    out: arguments.Out,
+    recipe: arguments.RecipeName = None,
+    data: arguments.TrainingData = None,
+    pairs: arguments.ReflowPairs = None,
+    weights: arguments.Weights = None,
+    init: arguments.Teacher = None,
+    perceptual: arguments.PerceptualWeights = None,
+    settings: arguments.Set = None,
+    seed: arguments.Seed = None,
+    device: arguments.Device = "auto",
+    compiled: arguments.Compiled = None,
+    track: arguments.Track = None,
+    fresh: arguments.Fresh = False,
 ) -> None:
     """Train the base model of a recipe on data, or (with --pairs and --init) reflow a model."""
     from reflow.config import read_recipe, with_source
@@ -131,26 +92,26 @@ def train(
 
 @app.command()
 def couple(
-    model: ModelPath,
-    out: Out,
+    model: arguments.ModelPath,
+    out: arguments.Out,
     count: Annotated[int | None, typer.Option(help="Pairs; default: the recipe's.", min=1)] = None,
-    tolerance: PairTolerance = None,
-    solver: Solver = None,
+    tolerance: arguments.PairTolerance = None,
+    solver: arguments.Solver = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a fixed grid.", min=1)] = None,
-    grid: Grid = None,
-    labels: Labels = None,
-    guidance: BakedGuidance = None,
-    guidance_interval: GuidanceInterval = None,
-    against: FirstPairs = None,
-    invert: Invert = False,
-    data: InvertedData = None,
-    part: PartOf = None,
-    precision: Precision = None,
-    compiled: CoupleCompiled = False,
-    settings: Set = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    fresh: Fresh = False,
+    grid: arguments.Grid = None,
+    labels: arguments.Labels = None,
+    guidance: arguments.BakedGuidance = None,
+    guidance_interval: arguments.GuidanceInterval = None,
+    against: arguments.FirstPairs = None,
+    invert: arguments.Invert = False,
+    data: arguments.InvertedData = None,
+    part: arguments.PartOf = None,
+    precision: arguments.Precision = None,
+    compiled: arguments.CoupleCompiled = False,
+    settings: arguments.Set = None,
+    seed: arguments.Seed = None,
+    device: arguments.Device = "auto",
+    fresh: arguments.Fresh = False,
 ) -> None:
     """Solve the ODE from fresh noise and store the pairs (noise, generated image)."""
     from reflow.errors import UsageError
@@ -189,7 +150,11 @@ def couple(
 
 @app.command()
 def average(
-    folder: SnapshotFolder, out: Out, width: Width, step: AverageStep = None, fresh: Fresh = False
+    folder: arguments.SnapshotFolder,
+    out: arguments.Out,
+    width: arguments.Width,
+    step: arguments.AverageStep = None,
+    fresh: arguments.Fresh = False,
 ) -> None:
     """Rebuild a model whose weights are averaged over another width, after training."""
     from reflow.stages import average as stage
@@ -199,23 +164,24 @@ def average(
 
 @app.command()
 def distill(
-    model: ModelPath,
-    pairs: StudentPairs,
-    out: Out,
-    weights: Weights = None,
-    perceptual: PerceptualWeights = None,
-    steps: Annotated[int | None, typer.Option(help="Evaluations per image of the student.", min=1)] = None,
-    settings: Set = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    compiled: Compiled = None,
-    track: Track = None,
-    fresh: Fresh = False,
+    model: arguments.ModelPath,
+    pairs: arguments.StudentPairs,
+    out: arguments.Out,
+    weights: arguments.Weights = None,
+    perceptual: arguments.PerceptualWeights = None,
+    objective: arguments.StudentObjective = None,
+    steps: arguments.StudentSteps = None,
+    settings: arguments.Set = None,
+    seed: arguments.Seed = None,
+    device: arguments.Device = "auto",
+    compiled: arguments.Compiled = None,
+    track: arguments.Track = None,
+    fresh: arguments.Fresh = False,
 ) -> None:
     """Fit a generator that needs one network evaluation per image (or --steps of them)."""
     from reflow.stages import distill as stage
 
-    overrides = changes_of(settings, seed, {"distill.student_steps": steps})
+    overrides = changes_of(settings, seed, {"distill.objective": objective, "distill.student_steps": steps})
     shares = weights_of(weights, pairs)
     stage.run(
         model,
@@ -239,10 +205,10 @@ def evaluate(
         str | None, typer.Option(metavar="SRC", help="The data, if it was files of your own.")
     ] = None,
     nfe: Annotated[str | None, typer.Option(help="Network evaluations, such as 1,2,4,8.")] = None,
-    settings: Set = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    as_json: Json = False,
+    settings: arguments.Set = None,
+    seed: arguments.Seed = None,
+    device: arguments.Device = "auto",
+    as_json: arguments.Json = False,
 ) -> None:
     """Measure distances to held-out data per network evaluation, and straightness."""
     from reflow.stages import evaluate as stage
@@ -257,18 +223,18 @@ def evaluate(
 
 @app.command()
 def sample(
-    model: ModelPath,
-    out: SampleOut,
+    model: arguments.ModelPath,
+    out: arguments.SampleOut,
     count: Annotated[int, typer.Option(help="Number of samples.", min=1)] = 64,
     nfe: Annotated[int | None, typer.Option(help="Network evaluations per sample.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Wanted error, in data units.")] = None,
-    solver: SampleSolver = None,
+    solver: arguments.SampleSolver = None,
     seed: Annotated[int, typer.Option(help="Which noise.", min=0)] = 0,
-    label: SampleLabel = None,
-    guidance: SampleGuidance = None,
-    guidance_interval: GuidanceInterval = None,
+    label: arguments.SampleLabel = None,
+    guidance: arguments.SampleGuidance = None,
+    guidance_interval: arguments.GuidanceInterval = None,
     batch: Annotated[int, typer.Option(help="Samples generated together.", min=1)] = 500,
-    device: Device = "auto",
+    device: arguments.Device = "auto",
 ) -> None:
     """Draw samples: a student in its own steps, others by the [couple] solver of their recipe, no pilot."""
     from reflow.stages import sample as stage
@@ -293,7 +259,7 @@ def sample(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that holds base/, pairs/ ...")],
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
-    device: Device = "auto",
+    device: arguments.Device = "auto",
 ) -> None:
     """Write one self-contained page about a run."""
     from reflow.stages import report as stage
@@ -302,7 +268,12 @@ def report(
 
 
 @app.command()
-def inspect(path: Inspected, settings: Set = None, rate: Rate = None, as_json: Json = False) -> None:
+def inspect(
+    path: arguments.Inspected,
+    settings: arguments.Set = None,
+    rate: arguments.Rate = None,
+    as_json: arguments.Json = False,
+) -> None:
     """Show header, lineage and health of an artifact or a run, or the settings and cost of a recipe."""
     from reflow.errors import UsageError
     from reflow.stages import inspect as stage
