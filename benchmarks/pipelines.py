@@ -36,12 +36,13 @@ from peers import flow_matching_fixed, scipy_rk45, uniform
 from rounds import CLOCKS
 from study import NFE, Study, beside
 from torch import nn
-from variants import Chain
+from variants import OBJECTIVES, Chain
 
 from reflow.artifacts import MODEL, Header, write_artifact
 from reflow.config import override
 from reflow.data import open_data
 from reflow.errors import ReflowError
+from reflow.settings import Recipe
 
 FIELDS = {"wall": "seconds", "cpu": "processor"}  # of the study's notes, by clock
 SOLVED = 100  # noises solved together
@@ -58,6 +59,11 @@ class Reflow(rectified_flow_pytorch.Reflow):  # type: ignore[misc]
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def regressing(recipe: Recipe) -> Optimisation:
+    """Return the optimisation that regression trains best with, whatever the recipe distills by."""
+    return optimisation_of(override(recipe, OBJECTIVES["regress"]).distill)
 
 
 def official(problem: Problem, phases: Phases, solve: Solve) -> Models:
@@ -82,7 +88,7 @@ def official(problem: Problem, phases: Phases, solve: Solve) -> Models:
         ["distill"],
         net,
         lambda: regression_loss(net, drawn(pairs, recipe.distill.batch)),
-        optimisation_of(recipe.distill),
+        regressing(recipe),
     )
     return {"train": base, "reflow": reflowed, "distill": student}
 
@@ -128,7 +134,7 @@ def regression(problem: Problem, phases: Phases, scratch: bool) -> Models:
         ["reflow", "distill"],
         net,
         lambda: regression_loss(net, drawn(pairs, recipe.distill.batch)),
-        optimisation_of(recipe.train if scratch else recipe.distill),
+        optimisation_of(recipe.train) if scratch else regressing(recipe),
     )
     return {"train": base, "distill": student}
 
