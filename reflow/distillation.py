@@ -63,8 +63,9 @@ def consistency_objective(
     """Return the objective of a student of `steps` Euler steps that agrees with itself along trajectories.
 
     Each window is cut into `intervals`; the teacher makes one step of Heun's over at most one of them.
-    What is compared is where both arrive; the target is the student's own, without gradient and under the
-    same dropout. Song et al. 2023 (arXiv:2303.01469).
+    The target is the student's own, without gradient and under the same dropout. Song et al. 2023
+    (arXiv:2303.01469), but for average velocities: compared by where they arrive, those near the end of a
+    window weigh next to nothing, and nothing holds the others.
     """
 
     def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
@@ -77,9 +78,8 @@ def consistency_objective(
             velocity = heun_velocity(teacher, xt, t, later, label)
             moved = xt + per_sample(later - t, xt) * velocity
             rest = field(moved, later, label)  # at the end of a window it counts for nothing
-            target = moved + per_sample(end - later, xt) * rest
-        arrived = xt + per_sample(end - t, xt) * field(xt, t, label)
-        return Losses(distance(arrived, target), t)
+            target = torch.lerp(rest, velocity, per_sample((later - t) / (end - t), xt))
+        return Losses(distance(field(xt, t, label), target), t)
 
     return objective
 
@@ -140,9 +140,8 @@ def same_dropout(device: torch.device) -> AbstractContextManager[None]:
 class Student:
     """How the students of one objective are made.
 
-    follows: from the teacher's velocity; else from pairs alone. spans: the student predicts average
-    velocities of any span, and so draws in any number of steps; these are what it compares, others
-    compare images.
+    follows: it compares velocities with the teacher's; else images, with those of the pairs alone. spans:
+    the student predicts average velocities of any span, and so draws in any number of steps.
     """
 
     objective: Callable[[DistillSettings, VelocityField, Distance], Objective]

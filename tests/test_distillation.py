@@ -77,7 +77,8 @@ def test_exact_averages_are_consistent(steps: int) -> None:
         return float(curved(exact, pair, batch_of(N, rng())).each.mean().sqrt())
 
     assert error(512 // steps) < 1e-6
-    assert 6 < error(16) / error(32) < 10  # one step's error is of order three
+    # A step's error is of order three; over what is left of the window, of two near its end.
+    assert 3.5 < error(16) / error(32) < 10
 
 
 def test_exact_averages_are_a_mean_flow() -> None:
@@ -138,8 +139,8 @@ def test_targets_take_no_gradient(name: str) -> None:
         later = (t + 0.25).clamp(max=1)
         velocity = heun_velocity(STRAIGHT, xt, t, later, None)
         moved = xt + (later - t)[:, None] * velocity
-        target = moved + (1 - later)[:, None] * 0.6 * moved
-        reached, slope = xt + (1 - t)[:, None] * 0.6 * xt, (1 - t)[:, None] * xt
+        done = ((later - t) / (1 - t))[:, None]
+        target = done * velocity + (1 - done) * 0.6 * moved
     else:
         objective = mean_flow_objective(STRAIGHT, 0.0, squared)
         velocity = STRAIGHT(xt, t)
@@ -147,9 +148,8 @@ def test_targets_take_no_gradient(name: str) -> None:
         torch.rand(N, generator=source)
         share = torch.rand(N, generator=source).double()
         target = velocity + ((1 - t) * share)[:, None] * 0.6 * velocity  # du/dt = a v
-        reached, slope = 0.6 * xt, xt
     objective(student, pair, batch_of(N, rng(1))).each.mean().backward()
-    wanted = (2 * (reached - target) * slope).mean()
+    wanted = (2 * (0.6 * xt - target) * xt).mean()
     assert a.grad is not None
     torch.testing.assert_close(a.grad, wanted, rtol=1e-5, atol=0)  # times are drawn in float32
 

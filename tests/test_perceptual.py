@@ -207,7 +207,8 @@ def saved(path: Path, weights: object) -> Path:
 
 
 def loaded(path: Path | None, size: int | None = None, event: tuple[int, ...] = EVENT) -> Perceptual | None:
-    settings = PairFitSettings.model_validate(dict(fit_settings()) | {"perceptual_size": size})
+    common = {k: v for k, v in dict(fit_settings()).items() if k in PairFitSettings.model_fields}
+    settings = PairFitSettings.model_validate(common | {"perceptual_size": size})
     return load_perceptual(path, settings, event, CPU)
 
 
@@ -424,3 +425,14 @@ def test_lpips_has_a_gradient_where_the_features_are_zero(real: tuple[Any, Path]
     at_rest = b.clone().requires_grad_()
     perceptual(at_rest, b).sum().backward()
     assert torch.equal(at_rest.grad, torch.zeros_like(b))
+
+
+@pytest.mark.parametrize("objective", ["consistency", "meanflow"])
+@pytest.mark.usefixtures("stand_in")
+def test_objectives_that_compare_velocities_are_no_case_for_it(
+    chain: Path, tmp_path: Path, reflow: Command, objective: str
+) -> None:
+    path = saved(tmp_path / "vgg.pth", features(0))
+    command = (*stage(chain, "distill", tmp_path / "out"), "--perceptual", path, "--objective", objective)
+    assert f"objective = {objective} velocities" in one_line(reflow(*command))
+    assert not (tmp_path / "out").exists()

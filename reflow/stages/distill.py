@@ -51,7 +51,7 @@ def run(
     training, held_out = pairs.split(settings.held_out, recipe.seed)
     student = STUDENTS[settings.objective]
     perceptual = load_perceptual(perceptual_weights, settings, teacher.event, where.device)
-    if perceptual is not None and student.spans:
+    if perceptual is not None and student.follows:
         raise ReflowError(
             f"--perceptual compares images, and objective = {settings.objective} velocities; leave it out, "
             "or set distill.objective=regress"
