@@ -13,8 +13,8 @@ the lines between them, which have the law of the teacher's states where the tea
 pairs. Shapes: x0, x1, xt, u, v (B, *event); t, s (B,).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -27,6 +27,9 @@ from reflow.draws import Draws
 from reflow.flow import Distance, Losses, Objective, Pair, VelocityField, interpolate, per_sample
 from reflow.hyperparameters import DistillSettings
 from reflow.parallel import bare
+from reflow.times import EDGE, stratified, uniform
+
+TIMES = stratified(uniform)
 
 
 class AverageVelocity(Protocol):
@@ -70,7 +73,7 @@ def consistency_objective(
 
     def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
         x0, x1, label = pair
-        t = (draws.places() + draws.uniform()).to(x0.dtype) / draws.batch
+        t = TIMES(draws).to(x0.dtype)
         end = ((t * steps).floor() + 1) / steps
         later = torch.minimum(t + 1 / (steps * intervals), end)
         xt = interpolate(x0, x1, t)
@@ -78,7 +81,8 @@ def consistency_objective(
             velocity = heun_velocity(teacher, xt, t, later, label)
             moved = xt + per_sample(later - t, xt) * velocity
             rest = field(moved, later, label)  # at the end of a window it counts for nothing
-            target = torch.lerp(rest, velocity, per_sample((later - t) / (end - t), xt))
+            done = (later - t) / (end - t).clamp(min=EDGE)  # t may be an end, by rounding
+            target = torch.lerp(rest, velocity, per_sample(done, xt))
         return Losses(distance(field(xt, t, label), target), t)
 
     return objective
@@ -87,13 +91,13 @@ def consistency_objective(
 def mean_flow_objective(teacher: VelocityField, instant: float, distance: Distance) -> Objective:
     """Return the objective of average velocities over any span, from their derivative along trajectories.
 
-    A share `instant` of the examples has no span. The derivative is computed in float32, forward mode and
-    without gradient. Geng et al. 2025 (arXiv:2505.13447), in our time and with the teacher's velocity.
+    A share `instant` of the examples has no span. The derivative is computed by forward mode, in float32
+    and without gradient. Geng et al. 2025 (arXiv:2505.13447), in our time and with the teacher's velocity.
     """
 
     def objective(field: VelocityField, pair: Pair, draws: Draws) -> Losses:
         x0, x1, label = pair
-        t = (draws.places() + draws.uniform()).to(x0.dtype) / draws.batch
+        t = TIMES(draws).to(x0.dtype)
         share = draws.uniform().to(x0.dtype)  # of what is left until t = 1
         until = t + (1 - t) * ((share - instant) / (1 - instant)).clamp(min=0)
         xt = interpolate(x0, x1, t)
@@ -129,11 +133,18 @@ def heun_velocity(
     return (first + second) / 2
 
 
-def same_dropout(device: torch.device) -> AbstractContextManager[None]:
-    """Return a block after which dropout silences what it silenced inside."""
-    devices = [device] if device.type == "cuda" else []
-    forked: AbstractContextManager[None] = torch.random.fork_rng(devices)
-    return forked
+@contextmanager
+def same_dropout(device: torch.device) -> Iterator[None]:
+    """Let dropout silence after this block what it silenced inside."""
+    host = torch.get_rng_state()
+    own = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    there = None if own is None else own.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(host)
+        if own is not None and there is not None:
+            own.set_rng_state(there)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from fields import batch_of, gaussian, gaussian_average, reflowed_gaussian
 from fits import network, rng
 from networks import awake, either, kinds
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reflow import load_model
 from reflow.distances import squared
@@ -323,3 +325,44 @@ def test_the_teachers_velocity_is_guided_as_its_pairs_were(
     both = ("--pairs", tmp_path / "plain", "--pairs", tmp_path / "guided", "--out", tmp_path / "both")
     assert "different guidance" in one_line(reflow("distill", labelled, *both, *changes))
     assert reflow("distill", labelled, *both, *changes[2:]).code == 0  # regress follows nobody
+
+
+@kinds
+def test_the_derivative_silences_the_units_that_the_student_does(kind: str) -> None:
+    """Dropout goes through memory in order, so layouts have to agree, too."""
+    student, x = either(kind, spans=True, dropout=0.5)
+    awake(student).train()
+    t, until = torch.full((4,), 0.4).double(), torch.full((4,), 0.9).double()
+    with torch.no_grad():
+        with same_dropout(x.device), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+            moving = forward_ad.make_dual(x, torch.ones_like(x))
+            derived = forward_ad.unpack_dual(student(moving, t, None, until)).primal
+        torch.testing.assert_close(derived, student(x, t, None, until), rtol=0, atol=1e-10)  # rounding
+
+
+@pytest.mark.parametrize("steps", [1, 3, 49])
+def test_times_at_the_ends_of_windows_are_no_case(steps: int) -> None:
+    class Ends:
+        """Draws that put t on the ends of windows, as rounding may."""
+
+        batch = steps + 1
+
+        def places(self) -> Tensor:
+            return torch.arange(steps + 1)
+
+        def uniform(self) -> Tensor:
+            return torch.arange(steps + 1) / steps  # t = j / k, which is clamped at 0 and 1
+
+    x0 = torch.zeros(steps + 1, 3, dtype=torch.float64)
+    objective = consistency_objective(STRAIGHT, steps, 4, squared)
+    losses = objective(STRAIGHT, Pair(x0, x0), Ends())  # type: ignore[arg-type]
+    assert bool(losses.each.isfinite().all())
+    assert losses.t is not None
+    assert float(losses.t.max()) < 1
+
+
+def test_what_compiled_code_would_do_wrong_is_refused(reflow: Command, chain: Path, tmp_path: Path) -> None:
+    command = ("distill", chain / "reflow", "--pairs", chain / "pairs", "--out", tmp_path / "x")
+    words = ("--objective", "consistency", "--set", "model.dropout=0.1", "--compile")
+    assert "--no-compile" in one_line(reflow(*command, *words))
+    assert not (tmp_path / "x").exists()

@@ -73,7 +73,7 @@ class Model(nn.Module):
         return bool(self.header.facts.get(SPANS))
 
     def in_steps(self, steps: int) -> VelocityField:
-        """Return the field that a student of average velocities follows in `steps` equal Euler steps.
+        """Return the field that a student of average velocities follows in just `steps` equal Euler steps.
 
         Raises ReflowError for models that know no average velocities.
         """
@@ -105,6 +105,8 @@ class Model(nn.Module):
             raise ReflowError(f"this model works on {self.event}, not on {tuple(x.shape[1:])}")
         if self.spans and until is None:
             until = torch.ones_like(times_of(t, x))
+        if until is not None and not self.spans:
+            raise ReflowError("only students of distill.objective = meanflow know average velocities")
         velocity: Tensor = self.net(x, t, label, until)
         return velocity
 

@@ -22,9 +22,11 @@ class GroupNorm(nn.GroupNorm):
     """Torch's group norm, whose forward-mode derivative takes no channels_last features."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised features, shaped like x."""
+        """Return the normalised features, shaped and, as dropout goes through memory, laid out like x."""
         tangent = torch.autograd.forward_ad.unpack_dual(x).tangent  # type: ignore[no-untyped-call]
-        return super().forward(x if tangent is None else x.contiguous())
+        if tangent is None or x.is_contiguous():
+            return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
 
 
 def norm(channels: int) -> GroupNorm:

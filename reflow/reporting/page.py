@@ -123,7 +123,7 @@ def _summary(run: Run, evaluated: dict[str, dict[str, Any]], metrics: list[str])
     if teacher is None or student is None:
         return None
     most = max(evaluated[teacher]["figures"], key=lambda f: f["nfe"])
-    k = evaluated[student]["student_steps"]
+    k = round(best[student]["nfe"])
     return (
         f"With {k} network evaluation{'s' * (k > 1)} per sample the {STAGES['distill']} reaches a "
         f"{DISTANCES[metric]} of {figure(best[student][metric])} to held-out data; the base model needs "

@@ -10,7 +10,7 @@ from reflow.artifacts import Header
 from reflow.config import parse_recipe
 from reflow.devices import in_precision
 from reflow.distances import DISTANCES, total
-from reflow.distillation import STUDENTS
+from reflow.distillation import STUDENTS, Student
 from reflow.errors import ReflowError
 from reflow.flow import Distance, VelocityField
 from reflow.guidance import guided
@@ -21,8 +21,8 @@ from reflow.models import SPANS, Model, load_model
 from reflow.pairs import PairStore
 from reflow.perceptual import Perceptual, load_perceptual, parents_of
 from reflow.reporting.progress import open_pairs_watched, say_unread
-from reflow.settings import GuidanceSettings
-from reflow.training import Task, machine, train_model
+from reflow.settings import GuidanceSettings, Recipe
+from reflow.training import Machine, Task, machine, train_model
 from reflow.validation import sides
 
 
@@ -51,34 +51,39 @@ def run(
     training, held_out = pairs.split(settings.held_out, recipe.seed)
     student = STUDENTS[settings.objective]
     perceptual = load_perceptual(perceptual_weights, settings, teacher.event, where.device)
-    if perceptual is not None and student.follows:
-        raise ReflowError(
-            f"--perceptual compares images, and objective = {settings.objective} velocities; leave it out, "
-            "or set distill.objective=regress"
-        )
+    _refuse(student, recipe, where, perceptual)
+    facts = pairs.facts(teacher, settings.held_out)
+    facts |= {"steps": settings.steps, "student_steps": settings.student_steps}
     header = Header(
         kind="model",
         stage="distill",
         rectification=teacher.header.rectification,
         recipe=recipe.model_dump(mode="json"),
         parents={"model": teacher.digest, **pairs.parents(), **parents_of(perceptual)},
-        facts=pairs.facts(teacher, settings.held_out)
-        | {"steps": settings.steps, "student_steps": settings.student_steps}
-        | ({SPANS: True} if student.spans else {}),
+        facts=facts | ({SPANS: True} if student.spans else {}),
     )
-    task = Task(
-        copy_of(teacher, recipe.model, spans=student.spans),
-        training[0],
-        student.objective(
-            settings,
-            _velocity(teacher, stores, settings, where.device) if student.follows else teacher,
-            _distance(settings, perceptual),
-        ),
-        settings,
-        header,
-        sides(training, held_out),
-    )
+    net = copy_of(teacher, recipe.model, spans=student.spans)
+    velocity = _velocity(teacher, stores, settings, where.device) if student.follows else teacher
+    objective = student.objective(settings, velocity, _distance(settings, perceptual))
+    task = Task(net, training[0], objective, settings, header, sides(training, held_out))
     train_model(task, where, out=out, inputs=(model, *pairs_paths), fresh=fresh)
+
+
+def _refuse(student: Student, recipe: Recipe, where: Machine, perceptual: Perceptual | None) -> None:
+    """Raise ReflowError for what an objective that follows the teacher cannot have."""
+    if not student.follows:
+        return
+    what = f"objective = {recipe.distill.objective}"
+    if perceptual is not None:
+        raise ReflowError(
+            f"--perceptual compares images, and {what} velocities; leave it out, or set "
+            "distill.objective=regress"
+        )
+    if where.compiled and recipe.model.dropout:
+        raise ReflowError(
+            f"{what} draws the same dropout twice, which compiled code does not; give --no-compile, or "
+            "--set model.dropout=0.0"
+        )
 
 
 def _distance(settings: DistillSettings, perceptual: Perceptual | None) -> Distance:

@@ -24,7 +24,6 @@ from reflow.models import Model, load_model
 from reflow.reporting.progress import Meter, open_data_watched, say
 from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 
-FEW = 8  # evaluations of a sample
 SCHEMA = 1  # of the JSON
 FLOOR = "real (floor)"  # training data against held-out data
 STREAM = "evaluate"
@@ -212,7 +211,7 @@ def _evaluate(model: Model, path: Path, measure: Yardstick | None, crew: _Crew) 
                 "tolerance": method.tolerance,
             }
             figures.append(how | measure.figures(x1))
-            if done == total:  # the usual method: the samples that a user gets
+            if method == usual_method(model):  # the samples that a user gets
                 near = measure.nearest_training(x1)
             meter.update(done)
     return {
@@ -228,8 +227,8 @@ def _evaluate(model: Model, path: Path, measure: Yardstick | None, crew: _Crew) 
 
 
 def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
-    if model.spans:  # for the few evaluations that it was made for
-        return [fixed_method(model, nfe) for nfe in settings.nfe if nfe <= FEW] or [usual_method(model)]
+    if model.spans:
+        return [fixed_method(model, nfe) for nfe in sorted({model.student_steps or 1, *settings.nfe})]
     if model.student_steps is not None:
         return [usual_method(model)]
     fixed = [fixed_method(model, nfe, settings.solver) for nfe in settings.nfe]
