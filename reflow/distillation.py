@@ -1,7 +1,7 @@
 """Distillation: the objectives that make a student of few network evaluations.
 
 A student predicts average velocities: u(x, t, s) carries x at time t along the teacher's trajectory to
-time s in one step, x + (s - t) u. Three objectives have these averages for their minimisers:
+time s in one step, x + (s - t) u. Three objectives vanish at these averages:
 
     regress      roll the student out from x0 in k steps, compare where it arrives with x1
     consistency  the average to the end of a window is that of a short step of the teacher's and of the
