@@ -1,4 +1,7 @@
-"""Make the README's picture from a finished run: python docs/make_pictures.py [RUN] (runs/digits)."""
+"""Make the picture of a finished run: python docs/make_pictures.py [RUN] (runs/digits), docs/images/RECIPE.png.
+
+The grids start from the same noise; with labels every column is a class.
+"""
 
 import json
 import sys
@@ -14,8 +17,7 @@ from reflow.reporting.pictures import grid
 from reflow.reporting.plots import to_png
 
 SHOWN = (("base", 100), ("base", 1), ("reflow", 1), ("distill", 1))
-COUNT = 49
-OUT = Path(__file__).with_name("images") / "digits.png"
+ROWS = 7
 
 
 def main() -> None:
@@ -25,23 +27,25 @@ def main() -> None:
     figure = Figure(figsize=(10, 3.1), layout="constrained")
     for axes, (name, nfe) in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
         model = load_model(run / name)
+        columns = model.classes or ROWS
         (batch,) = generate(
             model,
-            COUNT,
+            ROWS * columns,
             method=fixed_method(model, nfe),
             seed=0,
             stream="report",
-            batch=COUNT,
+            batch=ROWS * columns,
             device=torch.device("cpu"),
         )
         distance = next(f["frechet_classifier"] for f in figures[name] if f["nfe"] == nfe)
-        axes.imshow(np.asarray(grid(batch.pair.x1)), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(np.asarray(grid(batch.pair.x1, columns=columns)), cmap="gray", vmin=0, vmax=255)
         axes.set_title(f"{name}, {nfe} evaluation{'s' * (nfe > 1)}", fontsize=11)
         axes.set_xlabel(f"Fréchet distance {distance:,.0f}", fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    OUT.write_bytes(to_png(figure))
+    out = Path(__file__).with_name("images") / f"{model.recipe['name']}.png"
+    out.write_bytes(to_png(figure))
 
 
 if __name__ == "__main__":
