@@ -1,4 +1,4 @@
-"""Make the picture of a finished run: python docs/make_pictures.py [RUN] (runs/digits), docs/images/RECIPE.png.
+"""Make docs/images/RECIPE.png of a finished run: python docs/make_pictures.py [RUN] (runs/digits).
 
 The grids start from the same noise; with labels every column is a class.
 """
