@@ -1,4 +1,4 @@
-"""Labels by name or number and guidance in an interval of t, as sample and couple take them."""
+"""Labels by name or number, methods, and guidance in an interval of t, as sample and couple take them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import nn
 from reflow import integrate, load_model
 from reflow.artifacts import Header, read_header
 from reflow.errors import ReflowError
-from reflow.generation import labels_called
+from reflow.generation import labels_called, tolerant_method
 from reflow.guidance import guided
 from reflow.models import Model
 from reflow.pairs import open_pairs
@@ -50,6 +50,18 @@ def test_other_names_and_numbers_are_refused_with_those_there_are(name: str) -> 
             labels_called(model_of(2, *names), ["0", name], "--labels")
     with pytest.raises(ReflowError, match="trained without labels"):
         labels_called(model_of(None), [name], "--labels")
+
+
+def test_students_take_no_tolerance_and_are_told_in_how_many_steps_they_draw() -> None:
+    for more, steps in (
+        ({}, "for 1 Euler steps"),
+        ({"spans": True}, "for Euler steps, in any number; give"),
+    ):
+        header = Header(
+            "model", "distill", 2, {}, {}, {"event": [1], "classes": None, "student_steps": 1} | more
+        )
+        with pytest.raises(ReflowError, match=f"this model was distilled {steps}"):
+            tolerant_method(Model(nn.Identity(), header, ""), 1e-3)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
