@@ -7,8 +7,8 @@ itself has no such option: both are what studies compare with. The headers of th
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -21,22 +21,31 @@ from reflow.noise import draw_seed
 from reflow.settings import ModelSettings
 from reflow.stages import distill, train
 
-Start = Callable[[Model, ModelSettings], Preconditioned]
+
+class Start(Protocol):
+    """What gives the network that training starts from, as `copy_of` does."""
+
+    def __call__(self, model: Model, settings: ModelSettings, *, spans: bool = False) -> Preconditioned:
+        """Return the network, with a second time where it `spans`."""
+        ...
 
 
-def fresh(model: Model, settings: ModelSettings) -> Preconditioned:
+def fresh(model: Model, settings: ModelSettings, *, spans: bool = False) -> Preconditioned:
     """Return a network with random weights, other ones than its model started from."""
     torch.manual_seed(draw_seed(model.recipe["seed"], "fresh weights"))
-    return build(settings, model.event, model.classes, unconditional=model.null_label is not None)
+    unconditional = model.null_label is not None
+    return build(settings, model.event, model.classes, unconditional=unconditional, spans=spans)
 
 
 def raw(folder: Path) -> Start:
     """Return what gives the network the last weights of the training in a folder."""
 
-    def start(model: Model, settings: ModelSettings) -> Preconditioned:
+    def start(model: Model, settings: ModelSettings, *, spans: bool = False) -> Preconditioned:
         _, tensors = read_artifact(folder / STATE, "state")
-        net = copy_of(model, settings)
-        net.load_state_dict({name: tensors[f"raw.{name}"] for name in net.state_dict()})
+        net = copy_of(model, settings, spans=spans)
+        net.load_state_dict(
+            net.state_dict() | {name: tensors[f"raw.{name}"] for name in model.net.state_dict()}
+        )
         return net
 
     return start

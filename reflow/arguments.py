@@ -73,7 +73,7 @@ PairTolerance = Annotated[
 ]
 Invert = Annotated[bool, typer.Option("--invert", help="Take the real training images to noise instead.")]
 InvertedData = Annotated[
-    str | None, typer.Option(metavar="SRC", help="With --invert: the data, if it was your own files.")
+    str | None, typer.Option(metavar="SRC", help="With --invert: the data, if it was no built-in set.")
 ]
 FirstPairs = Annotated[
     Path | None,
@@ -88,7 +88,9 @@ GuidanceInterval = Annotated[
 ]
 SampleLabel = Annotated[
     str | None,
-    typer.Option(help="Class of all samples, by name or number; default: all in turn."),
+    typer.Option(
+        help="Class of all samples: its name or, where no name is a number, number; default: all in turn."
+    ),
 ]
 SampleGuidance = Annotated[
     float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none.", min=0)
@@ -156,7 +158,11 @@ Grid = Annotated[
     str | None, typer.Option(help="With --steps: uniform, cosine, shifted, edm or calibrated.")
 ]
 Labels = Annotated[
-    str | None, typer.Option(help="Classes of the pairs, such as 0,3 or cat,dog; default: all in turn.")
+    str | None,
+    typer.Option(
+        help="Classes of the pairs, such as cat,dog: names or, where no name is a number, numbers; "
+        "default: all in turn."
+    ),
 ]
 Rate = Annotated[
     float | None,

@@ -140,10 +140,10 @@ def couple(
             fresh=fresh,
         )
         return
-    if any(option is not None for option in (part, labels, count, against)):
+    if compiled or any(option is not None for option in (part, labels, count, against)):
         raise UsageError(
-            "--invert takes all training images in one job; "
-            "leave out --part, --labels, --count and --against"
+            "--invert takes all training images in one job, uncompiled; "
+            "leave out --part, --labels, --count, --against and --compile"
         )
     inversion.run(model, overrides, source=data, out=out, device=device, fresh=fresh)
 
@@ -202,7 +202,7 @@ def evaluate(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models to compare.")],
     out: Annotated[Path, typer.Option(metavar="FILE.json", help="Where the figures go.")],
     data: Annotated[
-        str | None, typer.Option(metavar="SRC", help="The data, if it was files of your own.")
+        str | None, typer.Option(metavar="SRC", help="The data, if it was no built-in set.")
     ] = None,
     nfe: Annotated[str | None, typer.Option(help="Network evaluations, such as 1,2,4,8.")] = None,
     settings: arguments.Set = None,
@@ -210,7 +210,11 @@ def evaluate(
     device: arguments.Device = "auto",
     as_json: arguments.Json = False,
 ) -> None:
-    """Measure distances to held-out data per network evaluation, and straightness."""
+    """Compare samples with held-out data, per network evaluation, and measure straightness.
+
+    Per number of evaluations: distances to held-out data, precision, recall and spread, and how near
+    samples are to their nearest training samples.
+    """
     from reflow.stages import evaluate as stage
 
     overrides = changes_of(settings, seed)

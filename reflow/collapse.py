@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reflow.artifacts import PAIRS, file_digest
+from reflow.artifacts import PAIRS, Header, file_digest
 from reflow.errors import ReflowError
 from reflow.metrics.manifold import manifold, spread_ratio
 from reflow.noise import draw_seed
@@ -24,6 +24,7 @@ from reflow.shardset import ShardSet
 ROLE = "first-pairs"  # of the first round's pairs among the parents of later ones
 FACT = "against"  # what the comparison found
 MOST, LEAST = 2000, 16  # images of a side
+SAME = ("seed", "couple.labels")  # settings that both rounds share, for the same noise and labels
 
 
 @dataclass(frozen=True)
@@ -67,30 +68,46 @@ class Coverage:
         )
 
 
-def first_pairs(path: Path, event: tuple[int, ...], classes: int | None) -> First:
-    """Return the pairs in `path`; refuse those of other samples than a model's."""
-    header, _ = read_index(path / PAIRS)
-    if (header.facts.get("event"), header.facts.get("classes")) != (list(event), classes):
+def first_pairs(path: Path, new: Header) -> First:
+    """Return the pairs in `path`; refuse those that the ones with this header are not compared with.
+
+    These are others than the first round's, of other samples, noise or labels, or too few on a side.
+    """
+    found, _ = read_index(path / PAIRS)
+    facts, wanted = found.facts, new.facts
+    if any(facts.get(fact) != wanted[fact] for fact in ("event", "classes")):
         raise ReflowError(
-            f"--against {path} holds samples of {header.facts.get('event')} with "
-            f"{header.facts.get('classes') or 'no'} classes, but the model makes {list(event)} with "
-            f"{classes or 'no'}; give the pairs of the first round"
+            f"--against {path} holds samples of {facts.get('event')} with {facts.get('classes') or 'no'} "
+            f"classes, but the model makes {wanted['event']} with {wanted['classes'] or 'no'}; give the "
+            "pairs of the first round"
+        )
+    if found.rectification != 1 or facts.get("inverted"):
+        what = "real images" if facts.get("inverted") else f"pairs of round {found.rectification}"
+        raise ReflowError(f"--against {path} holds {what}; give the pairs that the base model generated")
+    for setting, theirs, ours in zip(SAME, _draws(found), _draws(new), strict=True):
+        if theirs != ours:
+            raise ReflowError(
+                f"--against {path} has {setting} = {theirs}, and these pairs have {ours}, so noise or "
+                f"labels differ; make both with the same {setting}"
+            )
+    counts = facts.get("count", 0), new.recipe["couple"]["count"]
+    if min(counts) < 2 * LEAST:
+        raise ReflowError(
+            f"--against needs {2 * LEAST} pairs on both sides, and there are {counts[0]} and {counts[1]}; "
+            "leave it out"
         )
     return First(path, file_digest(path / PAIRS))
 
 
-def compare(first: PairStore, new: ShardSet, seed: int) -> Coverage:
-    """Return how new pairs, whose shards are all there, cover the first ones; the seed chooses them.
+def _draws(header: Header) -> tuple[object, object]:
+    """Return what noise and labels of pairs by number depend on: the settings SAME."""
+    return header.recipe.get("seed"), header.recipe.get("couple", {}).get("labels") or "all"
 
-    Raises ReflowError when there are too few.
-    """
+
+def compare(first: PairStore, new: ShardSet, seed: int) -> Coverage:
+    """Return how new pairs, whose shards are all there, cover the first ones; the seed chooses them."""
     common = min(len(first), new.items)
     count = min(MOST, common // 2)
-    if count < LEAST:
-        raise ReflowError(
-            f"--against needs {2 * LEAST} pairs on both sides, and there are {len(first)} and {new.items}; "
-            "leave it out"
-        )
     rng = np.random.Generator(np.random.Philox(draw_seed(seed, FACT)))
     rows = rng.permutation(common)
     reference, own = (

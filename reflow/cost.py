@@ -29,7 +29,7 @@ RGB = 3
 TARGET_EVALUATIONS = {"regress": 0, "consistency": 3, "meanflow": 3}
 
 
-class Samples(NamedTuple):
+class Shape(NamedTuple):
     """The shape of a sample, how many classes there are, and what of this is assumed."""
 
     event: tuple[int, ...]
@@ -37,7 +37,7 @@ class Samples(NamedTuple):
     assumed: tuple[str, ...]
 
 
-class Network(NamedTuple):
+class Size(NamedTuple):
     """Parameters, and multiply-adds of one evaluation."""
 
     parameters: int
@@ -55,8 +55,8 @@ class Stage(NamedTuple):
 class Cost(NamedTuple):
     """What the chain of a recipe costs, each stage once."""
 
-    samples: Samples
-    network: Network
+    samples: Shape
+    network: Size
     stages: tuple[Stage, ...]
     nfe: int
     nfe_assumed: bool
@@ -93,12 +93,12 @@ def cost_of(recipe: Recipe) -> Cost:
     return Cost(samples, network, stages, nfe, recipe.couple.steps is None, stored)
 
 
-def samples_of(data: DataSettings, model: ModelSettings) -> Samples:
+def samples_of(data: DataSettings, model: ModelSettings) -> Shape:
     """Return what a recipe's samples are: known of a built-in set, else by data.size and data.mode."""
     known = SETS.get(data.source)
     classes = None if not data.labels else ASSUMED_CLASSES if known is None else known.classes
     if known is not None and len(known.event) == 1:
-        return Samples(known.event, classes, ())
+        return Shape(known.event, classes, ())
     if known is None and model.kind == "mlp":
         raise ReflowError("how long the vectors are is known once their file is read")
     size = data.size or (known.event[1] if known else None)
@@ -111,12 +111,12 @@ def samples_of(data: DataSettings, model: ModelSettings) -> Samples:
         assumed.append(f"{RGB} channels, as data.mode is auto")
     if known is None and data.labels:
         assumed.append(f"{ASSUMED_CLASSES} classes")
-    return Samples((channels, size, size), classes, tuple(assumed))
+    return Shape((channels, size, size), classes, tuple(assumed))
 
 
 def network_of(
     settings: ModelSettings, event: tuple[int, ...], classes: int | None, *, unconditional: bool = False
-) -> Network:
+) -> Size:
     """Return the size of a network and what one more sample in a batch costs."""
     with torch.device("meta"), torch.no_grad():
         net = build(settings, event, classes, unconditional=unconditional)
@@ -128,7 +128,7 @@ def network_of(
                 net(x, t, label)
             counts.append(counter.get_total_flops())
     parameters = sum(weight.numel() for weight in net.parameters())
-    return Network(parameters, (counts[1] - counts[0]) // 2)
+    return Size(parameters, (counts[1] - counts[0]) // 2)
 
 
 def nfe_of(couple: CoupleSettings) -> int:
@@ -139,7 +139,7 @@ def nfe_of(couple: CoupleSettings) -> int:
     return twice * len(METHODS[couple.solver](GRIDS["uniform"](couple.steps)))
 
 
-def bytes_of(couple: CoupleSettings, samples: Samples) -> int:
+def bytes_of(couple: CoupleSettings, samples: Shape) -> int:
     """Return the size of a stored pair: noise in float32, the image, and a label of 64 bits."""
     values = torch.Size(samples.event).numel()
     image: torch.dtype = getattr(torch, couple.image_dtype)

@@ -59,6 +59,11 @@ def _device(name: str, rank: int) -> torch.device:
     return torch.device(name)
 
 
+def most_precise(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @dataclass(frozen=True)
 class Rounded:
     """A field whose network is computed in 16 bits by autocast."""

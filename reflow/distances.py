@@ -26,7 +26,7 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
     return ((difference.square().sum(1) + c * c).sqrt() - c) / d
 
 
-def total(*distances: Distance) -> Distance:
+def added(*distances: Distance) -> Distance:
     """Return the sum of distances."""
 
     def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reflow.config import solver_settings
+from reflow.data.contents import listing
 from reflow.errors import ReflowError
 from reflow.flow import Pair, VelocityField
 from reflow.guidance import evaluations_per_call, guided
@@ -91,19 +92,20 @@ def require_labels(model: Model, labels: Sequence[int]) -> None:
         raise ReflowError(f"label {strange[0]}: this model has classes 0 to {model.classes - 1}")
 
 
-def labels_called(model: Model, names: Sequence[str]) -> list[int]:
-    """Return the labels of classes by name or, where no class is called so, by number.
+def labels_called(model: Model, names: Sequence[str], option: str) -> list[int]:
+    """Return the labels of classes by name or, where no class is called by a number, by number.
 
-    Raises ReflowError for those that the model does not know.
+    Raises ReflowError for those that the model does not know; `option` is where they were given.
     """
     require_labels(model, ())
-    named = {name: label for label, name in enumerate(model.class_names)}
-    known = {str(number): number for number in range(model.classes or 0)} | named
+    known = {name: label for label, name in enumerate(model.class_names)}
+    ways = [f"one of {listing(list(known))}"] if known else []
+    if not any(name.isdecimal() for name in known):
+        ways.append(f"its number, 0 to {(model.classes or 0) - 1}")
+        known |= {str(number): number for number in range(model.classes or 0)}
     strange = [name for name in names if name not in known]
     if strange:
-        last = (model.classes or 0) - 1
-        called = f", called {', '.join(list(named)[:10])}{', ...' * (len(named) > 10)}" if named else ""
-        raise ReflowError(f"label {strange[0]}: this model has classes 0 to {last}{called}")
+        raise ReflowError(f"{option} {strange[0]}: no class of this model; give {', or '.join(ways)}")
     return [known[name] for name in names]
 
 
@@ -213,6 +215,10 @@ def usual_method(model: Model) -> SolverSettings:
 
 def tolerant_method(model: Model, tolerance: float, solver: str | None = None) -> SolverSettings:
     """Return a solver at a tolerance; refuse it to a student."""
+    if model.spans:
+        raise ReflowError(
+            "this model was distilled for Euler steps, in any number; give it --nfe, not --tolerance"
+        )
     if model.student_steps is not None:
         raise ReflowError(
             f"this model was distilled for {model.student_steps} Euler steps and takes no tolerance"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reflow.distributed import World, total
 from reflow.flow import Losses
+from reflow.times import by_interval
 
 QUARTERS = 4
 PATIENCE = 5  # steps in a row whose gradient is not finite, after which training has failed
@@ -47,7 +48,7 @@ class Tally:
         good = norm.isfinite()
         each = torch.where(good, losses.each.detach(), 0.0).float()
         shares = torch.ones(len(each), 1 + QUARTERS, device=self.device)
-        shares[:, 1:] = 0 if losses.t is None else _quarters(losses.t)
+        shares[:, 1:] = 0 if losses.t is None else by_interval(losses.t, QUARTERS).T
         shares = shares * good
         self.loss += torch.stack([each @ shares, shares.sum(0)])
         self.norm += torch.stack([torch.where(good, norm, 0.0).float(), good.float()])
@@ -71,9 +72,3 @@ class Tally:
     def hopeless(self) -> bool:
         """Return whether training has failed since it began."""
         return int(self.skipped[2]) >= self.patience
-
-
-def _quarters(t: Tensor) -> Tensor:
-    """Return 1 where t (B,) lies in a quarter of [0, 1], (B, 4)."""
-    number = (t.detach() * QUARTERS).long().clamp(max=QUARTERS - 1)
-    return (number[:, None] == torch.arange(QUARTERS, device=t.device)).float()

@@ -54,6 +54,12 @@ def stratified(quantile: Quantile) -> TimeSampler:
     return sample
 
 
+def by_interval(t: Tensor, count: int) -> Tensor:
+    """Return in which of `count` equal intervals of [0, 1] each t (B,) lies: true there, (count, B)."""
+    number = (t.detach() * count).long().clamp(max=count - 1)
+    return number == torch.arange(count, device=t.device)[:, None]
+
+
 LAWS: dict[str, Callable[[VelocityFitSettings], Quantile]] = {
     "uniform": lambda settings: uniform,  # noqa: ARG005
     "logit-normal": lambda settings: logit_normal(settings.logit_mean, settings.logit_std),

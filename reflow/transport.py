@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from reflow.couplings import Coupling, Numbers
+from reflow.devices import most_precise
 from reflow.draws import Draws
 from reflow.flow import Pair
 from reflow.moving import moved
@@ -71,8 +72,7 @@ def _products(pair: Pair) -> np.ndarray[tuple[int, int], np.dtype[np.floating]]:
 
     In float64, so that a process with other kernels comes to the same assignment.
     """
-    precise = torch.float32 if pair.x0.device.type == "mps" else torch.float64  # MPS has no float64
-    x0, x1 = (end.flatten(1).to(precise) for end in (pair.x0, pair.x1))
+    x0, x1 = (end.flatten(1).to(most_precise(end.device)) for end in (pair.x0, pair.x1))
     products: np.ndarray[tuple[int, int], np.dtype[np.floating]] = (x1 @ x0.T).cpu().numpy()
     return products
 

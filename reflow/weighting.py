@@ -13,9 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from reflow.devices import most_precise
 from reflow.distributed import World, total
 from reflow.flow import Losses
 from reflow.hyperparameters import FitSettings, VelocityFitSettings
+from reflow.times import by_interval
 
 INTERVALS = 32
 HALFLIFE = 100  # in steps
@@ -68,7 +70,7 @@ class Uncertainty:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        precise = most_precise(device)
         self.means = torch.ones(INTERVALS, dtype=precise, device=device)
         self.masses = torch.zeros(INTERVALS, dtype=precise, device=device)
 
@@ -109,8 +111,7 @@ class Uncertainty:
         """Return sum and number of the losses by interval, (2, INTERVALS); none of a skipped step."""
         assert losses.t is not None
         each = torch.where(good, losses.each.detach(), 0.0).to(self.means.dtype)
-        number = (losses.t.detach() * INTERVALS).long().clamp(max=INTERVALS - 1)
-        inside = (number == torch.arange(INTERVALS, device=self.device)[:, None]).to(each.dtype) * good
+        inside = by_interval(losses.t, INTERVALS).to(each.dtype) * good
         return torch.stack([inside @ each, inside.sum(1)])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command, Exact, artifacts, one_line
+from conftest import TINY, Command, Exact, artifacts, one_line
 from files import store
 from test_manifold import covered_by_sklearn
 
@@ -208,6 +208,40 @@ def test_pairs_that_cannot_be_compared_are_refused_before_any_work(
     assert reflow("couple", labelled, "--out", tmp_path / "l", "--count", 4).code == 0
     assert "with 10 classes" in one_line(reflow(*arguments, "--against", tmp_path / "l"))
     assert "leave out" in one_line(reflow(*arguments, "--invert", "--against", chain / "pairs"), 2)
-    assert not (tmp_path / "x").exists()
     line = one_line(reflow(*arguments, "--count", 20, "--against", chain / "pairs"))
     assert "needs 32 pairs on both sides, and there are 50 and 20" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_only_the_pairs_that_the_base_model_generated_are_compared_with(
+    reflow: Command,
+    chain: Path,
+    tmp_path: Path,
+    exact: Exact,  # noqa: ARG001
+) -> None:
+    out, later, real = (tmp_path / name for name in ("x", "later", "real"))
+    arguments = ("couple", chain / "base", "--out", out, "--against")
+    assert reflow("couple", chain / "reflow", "--out", later).code == 0
+    line = one_line(reflow(*arguments, later))
+    assert f"--against {later} holds pairs of round 2; give the pairs that the base model" in line
+    some = ("--set", "data.held_out=0.95", "--set", "train.steps=2")
+    assert reflow("train", TINY, "--out", tmp_path / "base", *some).code == 0
+    gates = ("--set", "couple.noise_gate=[0.001,1000]", "--set", "couple.round_trip_gate=9")
+    invert = ("couple", tmp_path / "base", "--invert", "--out", real, "--tolerance", 1e-2, *gates)
+    assert reflow(*invert).code == 0
+    assert "holds real images; give the pairs that the base" in one_line(reflow(*arguments, real))
+    assert not out.exists()
+
+
+def test_only_pairs_of_the_same_noise_and_labels_are_compared(
+    reflow: Command, chain: Path, labelled: Path, tmp_path: Path
+) -> None:
+    line = one_line(
+        reflow("couple", chain / "base", "--out", tmp_path / "x", "--seed", 1, "--against", chain / "pairs")
+    )
+    assert "has seed = 0, and these pairs have 1, so noise or labels differ" in line
+    assert reflow("couple", labelled, "--out", tmp_path / "all").code == 0
+    some = ("--labels", "1,2", "--against", tmp_path / "all")
+    line = one_line(reflow("couple", labelled, "--out", tmp_path / "x", *some))
+    assert "has couple.labels = all, and these pairs have [1, 2]" in line
+    assert not (tmp_path / "x").exists()

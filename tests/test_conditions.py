@@ -1,4 +1,4 @@
-"""Labels by name or number and guidance in an interval of t, as sample and couple take them."""
+"""Labels by name or number, methods, and guidance in an interval of t, as sample and couple take them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import nn
 from reflow import integrate, load_model
 from reflow.artifacts import Header, read_header
 from reflow.errors import ReflowError
-from reflow.generation import labels_called
+from reflow.generation import labels_called, tolerant_method
 from reflow.guidance import guided
 from reflow.models import Model
 from reflow.pairs import open_pairs
@@ -25,18 +25,43 @@ def model_of(classes: int | None, *names: str) -> Model:
     return Model(nn.Identity(), Header("model", "train", 1, {}, {}, facts), "")  # type: ignore[arg-type]
 
 
-def test_classes_are_known_by_name_and_by_number_and_the_name_comes_first() -> None:
-    assert labels_called(model_of(2, "cat", "dog"), ["dog", "0", "cat"]) == [1, 0, 0]
-    assert labels_called(model_of(3, "1", "2", "ten"), ["1", "2", "ten", "0"]) == [0, 1, 2, 0]
-    assert labels_called(model_of(3), ["2", "0"]) == [2, 0]  # of before names were noted
+def test_classes_are_known_by_name_and_by_number() -> None:
+    assert labels_called(model_of(2, "cat", "dog"), ["dog", "0", "cat"], "--labels") == [1, 0, 0]
+    assert labels_called(model_of(3), ["2", "0"], "--labels") == [2, 0]  # of before names were noted
+
+
+def test_a_number_is_a_name_only_where_some_class_is_called_so() -> None:
+    """Else both `0` and `1` would give the first of the classes 1 to 10."""
+    counted = model_of(10, *(str(number) for number in range(1, 11)))
+    assert labels_called(counted, ["1", "10"], "--label") == [0, 9]
+    assert labels_called(model_of(3, "1", "2", "ten"), ["ten", "2"], "--label") == [2, 1]
+    for model, last in ((counted, "9, 10"), (model_of(11, *"abcdefghij", "7"), "i, j and 1 others")):
+        with pytest.raises(ReflowError, match=f"^--label 0: no class of this model; give one of .*{last}$"):
+            labels_called(model, ["0"], "--label")
 
 
 @pytest.mark.parametrize("name", ["2", "-1", "Dog", "", "x"])
 def test_other_names_and_numbers_are_refused_with_those_there_are(name: str) -> None:
-    with pytest.raises(ReflowError, match=f"label {name}: this model has classes 0 to 1, called cat, dog$"):
-        labels_called(model_of(2, "cat", "dog"), ["0", name])
+    for names, ways in (
+        (("cat", "dog"), "one of cat, dog, or its number, 0 to 1"),
+        ((), "its number, 0 to 1"),
+    ):
+        with pytest.raises(ReflowError, match=f"^--labels {name}: no class of this model; give {ways}$"):
+            labels_called(model_of(2, *names), ["0", name], "--labels")
     with pytest.raises(ReflowError, match="trained without labels"):
-        labels_called(model_of(None), [name])
+        labels_called(model_of(None), [name], "--labels")
+
+
+def test_students_take_no_tolerance_and_are_told_in_how_many_steps_they_draw() -> None:
+    for more, steps in (
+        ({}, "for 1 Euler steps"),
+        ({"spans": True}, "for Euler steps, in any number; give"),
+    ):
+        header = Header(
+            "model", "distill", 2, {}, {}, {"event": [1], "classes": None, "student_steps": 1} | more
+        )
+        with pytest.raises(ReflowError, match=f"this model was distilled {steps}"):
+            tolerant_method(Model(nn.Identity(), header, ""), 1e-3)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +86,13 @@ def test_the_names_of_classes_travel_and_choose_labels(
     assert open_pairs(pairs).take(np.arange(6)).label.tolist() == [1, 0, 1] * 2  # type: ignore[union-attr]
     assert reflow("train", "--pairs", pairs, "--init", base, "--out", later, *quick[2:]).code == 0
     assert load_model(later).class_names == ("3", "8")
-    for label, wanted in (("8", 1), ("3", 0), ("1", 1)):
+    for label, wanted in (("8", 1), ("3", 0)):
         out = tmp_path / f"{label}.safetensors"
         answer = reflow("sample", later, "--out", out, "--count", 3, "--nfe", 1, "--label", label)
         assert answer.code == 0, answer.err
         assert load_file(out)["label"].tolist() == [wanted] * 3
-    line = one_line(reflow("sample", later, "--out", tmp_path / "x.npz", "--label", "5"))
-    assert "label 5: this model has classes 0 to 1, called 3, 8" in line
+    line = one_line(reflow("sample", later, "--out", tmp_path / "x.npz", "--label", "1"))
+    assert "--label 1: no class of this model; give one of 3, 8" in line
     assert reflow(*train, "--out", tmp_path / "plain").code == 0
     assert "class_names" not in read_header(tmp_path / "plain" / "model.safetensors").facts
 

@@ -56,9 +56,9 @@ def test_labels_come_in_turn_all_of_them_or_those_asked_for(
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("0,10", "label 10: this model has classes 0 to 9"),
-        ("x", "label x: this model has classes 0 to 9, called 0, 1, 2,"),
-        ("", "label : this model"),
+        ("0,10", "--labels 10: no class of this model; give one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+        ("x", "--labels x: no class"),
+        ("", "--labels : no class"),
     ],
 )
 def test_strange_labels_are_refused(

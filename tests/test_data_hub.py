@@ -57,18 +57,28 @@ def test_splits_are_taken_by_name_and_in_order(tmp_path: Path, hub: Any) -> None
     refused(f"{source}:train[:1]", "whole splits")
 
 
-def test_what_is_no_set_of_labelled_images_is_refused(tmp_path: Path, hub: Any) -> None:
+def test_labels_that_are_no_classes_are_refused_only_where_they_are_wanted(
+    tmp_path: Path, hub: Any
+) -> None:
+    for name, data, words in (
+        ("-1", made(hub, labels=(-1, 0, 1, 2)), ("rows without a class in 'label'", "filter them out")),
+        ("none", made(hub, labels=(None, 0, 1, 2)), ("rows without a class in 'label'",)),
+        ("two", made(hub, one=[0] * 4, two=[0] * 4).remove_columns("label"), ("one, two", "rename_column")),
+    ):
+        data.save_to_disk(tmp_path / name)
+        refused(tmp_path / name, *words, labels=True)  # with nothing decoded yet
+        plain = load(tmp_path / name)
+        assert plain.labels is None
+        np.testing.assert_array_equal(plain.values, channels_first(RGB))
+        refused(tmp_path / name, *words, labels=True)  # with all of it decoded
+
+
+def test_what_is_no_set_of_images_is_refused(tmp_path: Path, hub: Any) -> None:
     hub.DatasetDict(train=made(hub), test=made(hub)).save_to_disk(tmp_path / "splits")
     refused(tmp_path / "splits", "train", "test", "give one", str(tmp_path / "splits" / "test"))
     require_made(load(tmp_path / "splits" / "train"))
-    for row, unlabelled in enumerate((-1, None)):
-        made(hub, labels=(unlabelled, 0, 1, 2)).save_to_disk(tmp_path / f"unlabelled-{row}")
-        refused(tmp_path / f"unlabelled-{row}", "rows without a class in 'label'", "filter them out")
     made(hub).remove_columns("img").save_to_disk(tmp_path / "labels")
     refused(tmp_path / "labels", "no column of images", "label")
-    two = made(hub, one=[0] * 4, two=[0] * 4).remove_columns("label")
-    two.save_to_disk(tmp_path / "two")
-    refused(tmp_path / "two", "one, two", "rename_column")
     made(hub, [RGB[0], RGB[0]], (0, 0)).select([0]).save_to_disk(tmp_path / "one")
     refused(tmp_path / "one", "1 samples")
     refused("hub:nobody/nothing", "cannot be loaded", "nobody/nothing")

@@ -169,6 +169,17 @@ def test_a_solver_that_goes_one_way_only_is_refused(
     assert "solver dpm2m goes from t = 0 to t = 1 only" in one_line(reflow(*arguments))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--compile",), ("--part", "1/2"), ("--labels", "1"), ("--count", 9), ("--against", "pairs")],
+)
+def test_options_that_an_inversion_would_not_follow_are_refused(
+    reflow: Command, labelled: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    assert f"{options[0]}" in one_line(invert(reflow, labelled, tmp_path / "x", *options), 2)
+    assert not (tmp_path / "x").exists()
+
+
 def test_an_inversion_that_stopped_goes_on_where_it_was(
     reflow: Command,
     labelled: Path,

@@ -1,36 +1,23 @@
-"""The study's commands, its queue, and the arithmetic of its tables."""
+"""The study's commands and its queue."""
 
 import json
 import signal
-import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from conftest import TINY
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import initial  # noqa: E402
-from contests import Optimisation, Phases, Problem, regression_loss, velocity_loss  # noqa: E402
-from findings import NOISE, Row, difference, line, peers, seconds_of, spread, tables, within_noise  # noqa: E402
+from findings import seconds_of  # noqa: E402
 from study import Job, Queue, Study  # noqa: E402
 from variants import Chain, variants  # noqa: E402
 
-from reflow.artifacts import read_artifact  # noqa: E402
 from reflow.config import override, read_recipe  # noqa: E402
 from reflow.errors import ReflowError  # noqa: E402
-from reflow.flow import Pair  # noqa: E402
-from reflow.lineage import copy_of, recipe_of  # noqa: E402
-from reflow.models import load_model  # noqa: E402
-from reflow.stages import distill, train  # noqa: E402
 
-SEEDS = (0, 1, 2)
 DIGITS = read_recipe("digits")
 AHEAD: tuple[str, ...] = ()
 
@@ -170,148 +157,3 @@ def test_a_signal_reaches_what_is_running(tmp_path: Path) -> None:
     signal.signal(signal.SIGALRM, before)
     assert (tmp_path / "order").read_text() == "a"
     assert json.loads((tmp_path / "a.times.json").read_text())[0]["exit"] == -signal.SIGTERM
-
-
-def test_spread_and_noise_are_those_of_paired_seeds() -> None:
-    values = {0: 10.0, 1: 12.0, 2: 14.0}
-    assert spread(values) == "12 ± 2"
-    assert spread({0: 10.0}) == "10"
-    mean, error = difference(values, {0: 9.0, 1: 12.0, 2: 12.0}) or (0, 0)
-    assert (mean, error) == pytest.approx((1, 1 / 3**0.5))  # 1, 0, 2: a deviation of 1
-    assert within_noise(values, {0: 9.0, 1: 12.0, 2: 12.0})
-    assert not within_noise(values, {0: 9.0, 1: 10.5, 2: 12.0})  # 1, 1.5, 2: 1.5 against 0.29
-    assert not within_noise(values, {0: 9.0, 5: 12.0})  # one seed in common says nothing
-
-
-def figures(nfe: dict[int, float], stage: str, straightness: float | None) -> dict[str, Any]:
-    """Return a model's part of an evaluation, with a figure at a tolerance that tables leave out."""
-    each = [
-        {"nfe": float(n), "tolerance": None, "frechet_classifier": f, "recall": 0.5 + n / 1000}
-        for n, f in nfe.items()
-    ]
-    each.append({"nfe": 4.2, "tolerance": 2e-3, "frechet_classifier": 1e9, "recall": 0.1})
-    return {"stage": stage, "figures": each, "straightness": straightness}
-
-
-def write(path: Path, floor: float, *models: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"floor": {"frechet_classifier": floor}, "models": list(models)}
-    path.write_text(json.dumps(content))
-
-
-def test_tables_compare_with_the_recipe_and_the_floor(tmp_path: Path) -> None:
-    study = Study("digits", (), tmp_path)
-    chosen = study.variants(["base", "2-rectified", "times-u4"])
-    (base,), (reflow, student) = chosen["base"].models, chosen["2-rectified"].models
-    for seed in SEEDS:
-        folder = study.folder(seed, base).parent
-        for model, nfe in ((base, {100: 30.0 + seed}), (student, {1: 45.0 + seed}), (reflow, {2: 60.0})):
-            write(folder / f"{model.name(study.text)}.evaluation.json", 15.0, figures(nfe, "", None))
-        for model in base.ancestry():
-            noted = [{"seconds": 9, "processor": 4, "exit": 130}, {"seconds": 9, "processor": 6, "exit": 0}]
-            (folder / f"{model.name(study.text)}.times.json").write_text(json.dumps(noted))
-        other = chosen["times-u4"].models[0]
-        write(
-            folder / f"{other.name(study.text)}.evaluation.json", 15.0, figures({2: 60.0 + seed}, "", 0.1)
-        )
-    text = tables(tmp_path, chosen, study.text, SEEDS)
-    assert "held-out data (floor): 15 ± 0." in text
-    assert "| base at 100 / floor | 2.067 ± 0.067 | 2, 2.07, 2.13 |" in text
-    assert "| distilled at 1 / base at 100 | 1.484 ± 0.016 | 1.5, 1.48, 1.47 |" in text
-    assert "| base | base |  |  |  |  | 31 ± 1 |  | 0.6 ± 0 |  | 10 ± 0 | 3 |" in text
-    assert (
-        f"| times-u4 | reflow |  | 61 ± 1 {NOISE} |  |  |  |  | 0.502 ± 0 | 0.1 ± 0 |  | 3 |" in text
-    )  # 1 ± 0.58
-    assert text.index("| 2-rectified | reflow |  | 60", text.index("Law of t")) < text.index("times-u4")
-
-
-def test_peers_are_compared_with_our_student(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        path = tmp_path / f"seed-{seed}" / "peer-them.evaluation.json"
-        write(path, 15.0, figures({}, "train", 0.2), figures({1: 50.0 + 4 * seed}, "reflow", 0.1))
-        phases = [{"phase": "train", "seconds": 5.0}, {"phase": "couple + reflow", "seconds": 2.0}]
-        path.with_name("peer-them.times.json").write_text(json.dumps(phases))
-    base, reflow = peers(tmp_path, (0, 1, 2))
-    assert (base.kind, base.cells["seconds"][0], reflow.cells["seconds"][0]) == ("base", 5, 7)
-    ours = Row("2-rectified", "distill", {"1": {0: 40.0, 1: 42.0}})
-    assert line(reflow, {"distill": ours}, ours)[7] == "+11 ± 1"
-
-
-def test_training_can_start_from_raw_and_from_fresh_weights(
-    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for stage in (train, distill):
-        monkeypatch.setattr(stage, "copy_of", copy_of)  # so that it is put back
-    teacher, (_, state) = (
-        load_model(chain / "base"),
-        read_artifact(chain / "base/state.safetensors", "state"),
-    )
-    monkeypatch.setattr(sys, "argv", ["reflow"])
-    still = ["--set", "reflow.steps=1", "--set", "reflow.lr=1e-12"]
-    for how in ("raw", "fresh"):
-        command = ["train", "--pairs", chain / "pairs", "--init", chain / "base", "--out", tmp_path / how]
-        with pytest.raises(SystemExit) as leave:
-            initial.run(how, [*map(str, command), *still])
-        assert not leave.value.code
-    raw, fresh = (load_model(tmp_path / how).net.state_dict() for how in ("raw", "fresh"))
-    anew = initial.fresh(teacher, recipe_of(teacher, []).model).state_dict()
-    average = teacher.net.state_dict()
-    for name, weight in raw.items():
-        torch.testing.assert_close(weight, state[f"raw.{name}"])
-        torch.testing.assert_close(fresh[name], anew[name])
-    assert not all(torch.allclose(raw[name], average[name]) for name in raw)
-    assert not all(torch.allclose(fresh[name], average[name]) for name in fresh)
-    capsys.readouterr()
-
-
-def test_peers_stop_when_their_time_is_over() -> None:
-    ticks = iter(range(100))
-    phases = Phases({"train": 4.0, "couple": 2.0}, lambda: float(next(ticks)))
-    net = torch.nn.Linear(1, 1)
-    how = Optimisation(0.1, 0, "linear", 1.0, lambda net: _Same(net))
-    phases.fit(["train"], net, lambda: net(torch.ones(1, 1)).square().mean(), how)
-    pairs = phases.collect(["couple"], lambda: Pair(torch.zeros(3, 2), torch.ones(3, 2)))
-    assert [note.get("steps", note.get("pairs")) for note in phases.notes] == [3, 6]
-    assert pairs.x1.shape == (6, 2)
-    assert pairs.label is None
-
-
-class _Same:
-    """No average: the network itself."""
-
-    def __init__(self, net: torch.nn.Module) -> None:
-        self.ema_model = net
-
-    def update(self) -> None:
-        """Follow."""
-
-
-def test_the_losses_of_peers_vanish_for_exact_networks() -> None:
-    pair = Pair(torch.randn(5, 1, 2, 2), torch.randn(5, 1, 2, 2))
-
-    class Exact(torch.nn.Module):
-        def forward(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
-            return pair.x1 - pair.x0
-
-    assert velocity_loss(Exact(), pair) == 0
-    assert regression_loss(Exact(), pair) < 1e-12  # x0 + (x1 - x0) rounds
-    drawn = Problem(read_recipe(str(TINY)), labelled=True).independent(4)
-    assert drawn.x1.shape == drawn.x0.shape == (4, 1, 8, 8)
-    assert drawn.label is not None
-    assert drawn.x1.min() >= -1
-    assert drawn.x1.max() <= 1
-
-
-@pytest.mark.skipif(not find_spec("rectified_flow_pytorch"), reason="the peers are in .venv-bench")
-def test_peers_leave_models_of_ours_and_their_figures(tmp_path: Path) -> None:
-    names = ["lucidrains-our-optimiser", "official-recipe"]
-    options = ["--out", tmp_path, "--seeds", "3", "--seconds", "0.3,0.1,0.2,0.1", "--only", *names]
-    command = [sys.executable, BENCHMARKS / "pipelines.py", "--recipe", TINY, *options]
-    subprocess.run(command, check=True, capture_output=True)
-    rows = {(row.variant, row.kind): row.cells for row in peers(tmp_path, [3])}
-    assert [kind for name, kind in rows if name == names[0]] == ["base", "reflow"]
-    assert [kind for name, kind in rows if name == names[1]] == ["base", "reflow", "distill"]
-    assert all(row["1"][3] > 0 for row in rows.values())
-    assert rows[names[1], "distill"]["seconds"][3] >= 0.7
-    student = load_model(tmp_path / "seed-3" / f"peer-{names[1]}" / "distill")
-    assert (student.student_steps, student.recipe["seed"]) == (1, 3)

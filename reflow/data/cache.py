@@ -70,6 +70,8 @@ def open_cached(path: Path, kind: Format, settings: DataSettings, watch: Watch) 
         watch.say(
             f"{path}: {found.skipped} of {total} images left out as corrupt: {first} (reasons: {names})"
         )
+    if settings.labels and found.data.labels is None:
+        kind.read(path, settings)  # which may refuse a source whose labels are no classes, and say why
     return found.data
 
 

@@ -82,18 +82,32 @@ def _contents(data: "Dataset", origin: str, settings: DataSettings) -> Contents:
     image = _column(data, datasets.Image, ("image", "img"), origin)
     if image is None:
         raise ReflowError(f"--data {origin} has no column of images; it has {', '.join(data.column_names)}")
-    label = _column(data, datasets.ClassLabel, ("label", "labels"), origin)
     weight = sum(Path(entry["filename"]).stat().st_size for entry in data.cache_files)
     encoded = data.select_columns(image).cast_column(image, datasets.Image(decode=False))
     blocks = _blocks(encoded, image, images_per_block(len(data), weight), origin, settings)
+    try:
+        labels, names = _labels(data, origin)
+    except ReflowError:
+        if settings.labels:
+            raise
+        labels, names = None, ()  # which a model without classes does not miss
+    return Contents(len(data), blocks, labels, names, weight)
+
+
+def _labels(data: "Dataset", origin: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Return labels and names of classes, or none without such a column; refuse labels of no class."""
+    import datasets
+
+    label = _column(data, datasets.ClassLabel, ("label", "labels"), origin)
     if label is None:
-        return Contents(len(data), blocks, weight=weight)
+        return None, ()
     labels = np.asarray(data.with_format("numpy")[label][:])
     if labels.dtype.kind not in "iu" or (labels < 0).any():  # null, or -1 as in sets to test on
         raise ReflowError(
-            f"--data {origin}: rows without a class in {label!r}; choose another split, or filter them out"
+            f"--data {origin}: rows without a class in {label!r}; choose another split, filter them out, "
+            "or set data.labels=false"
         )
-    return Contents(len(data), blocks, *_numbered(labels, data.features[label].names), weight)
+    return _numbered(labels, data.features[label].names)
 
 
 def _numbered(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -9,6 +9,7 @@ Shapes: level (B,), span (B,) in [0, 1], label (B,) int64 or None, features (B, 
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from reflow.errors import ReflowError
 
 LOWEST, HIGHEST = 0.25, 16.0  # angular frequencies over levels in [-2.9, 2.9]
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -25,7 +28,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
-def zero(layer: nn.Linear) -> nn.Linear:
+def zero(layer: Layer) -> Layer:
     """Set the layer's weights to zero, so that what it adds starts silent."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

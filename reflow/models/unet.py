@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from reflow.models.embedding import Embedding
+from reflow.models.embedding import Embedding, zero
 
 HEAD = 32  # channels per attention head
 GROUP = 8  # smallest number of channels that are normalised together
@@ -35,14 +35,6 @@ def norm(channels: int) -> GroupNorm:
     while channels % groups:
         groups -= 1
     return GroupNorm(groups, channels)
-
-
-def zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set the layer's weights to zero, so that its branch starts silent."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
 
 
 def activate(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 from reflow.cost import Cost
 
 UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-SPANS = (("hours", 1.0), ("minutes", 1 / 60), ("seconds", 1 / 3600))  # in hours
+DURATIONS = (("hours", 1.0), ("minutes", 1 / 60), ("seconds", 1 / 3600))  # in hours
 
 
 def cost_text(cost: Cost, rate: float) -> str:
@@ -63,12 +63,12 @@ def aligned(rows: Iterable[tuple[object, ...]]) -> str:
 
 def _spent(cost: Cost, evaluations: int, rate: float) -> tuple[str, str, str]:
     hours = cost.hours(evaluations, rate)
-    return f"{evaluations:,}", f"{cost.gflop(evaluations):.3g}", _span(hours)
+    return f"{evaluations:,}", f"{cost.gflop(evaluations):.3g}", _duration(hours)
 
 
-def _span(hours: float) -> str:
+def _duration(hours: float) -> str:
     """Return a time in the unit that suits it."""
-    unit, size = next(((unit, size) for unit, size in SPANS if hours >= size), SPANS[-1])
+    unit, size = next(((unit, size) for unit, size in DURATIONS if hours >= size), DURATIONS[-1])
     return f"{hours / size:.3g} {unit}"
 
 

@@ -7,6 +7,8 @@ The local error of a method of order two grows as h^3 |v''|, so steps of equal e
 import torch
 from torch import Tensor
 
+from reflow.devices import most_precise
+
 SMOOTHING = 0.005  # half-width of the average over the density, in t
 RESOLUTION = 2000  # intervals of the density
 FLOOR = 0.01  # of the way: nearer to the end, spread steps lie no denser
@@ -25,7 +27,7 @@ class Bends:
 
     def add(self, t: float, velocity: Tensor) -> None:
         """Take the velocities (P, *event) at the next time: two divided differences make a bend."""
-        now = velocity.double() if velocity.device.type != "mps" else velocity
+        now = velocity.to(most_precise(velocity.device))
         if self._last is not None:
             before, then = self._last
             slope = (now - then) / (t - before)

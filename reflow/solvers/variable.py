@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from reflow.devices import most_precise
 from reflow.solvers.control import FIRST_STEP, Control, clip, require_progress
 from reflow.solvers.scheduled import combine
 
@@ -93,7 +94,7 @@ def _weights(nodes: Tensor, known: Tensor, s: Tensor, h: Tensor) -> Tensor:
     Unknown nodes weigh nothing: their place in the Vandermonde system is a row of the identity.
     """
     count = nodes.shape[1]
-    precise = torch.float32 if nodes.device.type == "mps" else torch.float64  # MPS has no float64
+    precise = most_precise(nodes.device)
     place = torch.arange(count, device=nodes.device)
     missing = place >= known[:, None]  # (B, K)
     scaled = torch.where(missing, 0.0, (nodes - s[:, None]) / h[:, None]).to(precise)

@@ -53,12 +53,12 @@ def run(
     model = load_model(model_path).to(where)
     require_velocity_field(model, model_path)
     if labels is not None:
-        chosen = labels_called(model, [name.strip() for name in labels.split(",")])
+        chosen = labels_called(model, [name.strip() for name in labels.split(",")], "--labels")
         overrides = [*overrides, f"couple.labels={chosen}"]
     recipe = recipe_of(model, overrides)
     say_unread(overrides, "couple")
     header = _header(model, recipe)
-    first = None if against is None else first_pairs(against, model.event, model.classes)
+    first = None if against is None else first_pairs(against, header)
     inputs = (model_path,) if against is None else (model_path, against)
     with claim(out, "pairs", inputs=inputs, fresh=fresh, part=None if mine is None else str(mine)):
         shards = ShardSet(out, header, recipe.couple.count, recipe.couple.shard)

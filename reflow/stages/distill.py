@@ -9,7 +9,7 @@ import torch
 from reflow.artifacts import Header
 from reflow.config import parse_recipe
 from reflow.devices import in_precision
-from reflow.distances import DISTANCES, total
+from reflow.distances import DISTANCES, added
 from reflow.distillation import STUDENTS, Student
 from reflow.errors import ReflowError
 from reflow.flow import Distance, VelocityField
@@ -89,7 +89,7 @@ def _refuse(student: Student, recipe: Recipe, where: Machine, perceptual: Percep
 def _distance(settings: DistillSettings, perceptual: Perceptual | None) -> Distance:
     """Return what compares student and target, with the perceptual distance where there is one."""
     distance = DISTANCES[settings.distance]
-    return distance if perceptual is None else total(distance, perceptual)
+    return distance if perceptual is None else added(distance, perceptual)
 
 
 def _velocity(

@@ -47,7 +47,7 @@ def run(
     _require_free(out)
     model = load_model(path).to(where)
     method = _method(model, nfe, tolerance, solver)
-    labels = None if label is None else labels_called(model, [label])
+    labels = None if label is None else labels_called(model, [label], "--label")
     guide = guidance_settings(guidance, interval)
     pairs, evaluations = [], []
     with Meter("sample", count, "samples") as meter:
