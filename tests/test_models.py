@@ -42,7 +42,13 @@ def some_times() -> Tensor:
 class Bent(nn.Module):
     """A network with a known formula, which remembers what it was told."""
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:  # noqa: ARG002
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        label: Tensor | None,  # noqa: ARG002
+        span: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         self.x, self.level = x, level
         return bent(x, level)
 

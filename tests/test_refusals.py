@@ -199,7 +199,9 @@ def test_wrong_usage_exits_with_two(
 
 
 def test_unknown_recipes_and_devices(reflow: Command, tmp_path: Path) -> None:
-    assert "digits, gaussians" in one_line(reflow("train", "digitz", "--out", tmp_path / "x"))
+    assert "cifar10, digits, fashion-mnist, gaussians, images64" in one_line(
+        reflow("train", "digitz", "--out", tmp_path / "x")
+    )
     line = one_line(reflow("train", TINY, "--out", tmp_path / "x", "--device", "cuda:77"))
     assert "--device cuda:77" in line
     one_line(reflow("train", TINY, "--out", tmp_path / "x", "--device", "gpu"), code=2)

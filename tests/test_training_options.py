@@ -28,12 +28,14 @@ class Seen:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen, forward, unit_forward = Seen(), Preconditioned.forward, nn.GroupNorm.forward
 
-    def watched(self: Preconditioned, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def watched(
+        self: Preconditioned, x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor
+    ) -> Tensor:
         if torch.is_grad_enabled():
             seen.sizes.append(len(x))
             autocast = torch.is_autocast_enabled("cpu")
             seen.precisions.append(torch.get_autocast_dtype("cpu") if autocast else None)
-        return forward(self, x, t, label)
+        return forward(self, x, t, label, *until)
 
     def counted(self: nn.GroupNorm, x: Tensor) -> Tensor:
         seen.units += torch.is_grad_enabled()
