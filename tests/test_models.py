@@ -60,13 +60,13 @@ def bent(x: Tensor, level: Tensor) -> Tensor:
 class Silent(nn.Module):
     """A network that predicts zero."""
 
-    def forward(
-        self,
-        x: Tensor,
-        level: Tensor,  # noqa: ARG002
-        label: Tensor | None,  # noqa: ARG002
-        span: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
+    def forward(self, x: Tensor, *told: Tensor | None) -> Tensor:  # noqa: ARG002
+        return torch.zeros_like(x)
+
+
+@kinds
+@pytest.mark.parametrize("sigma", [0.5, 1.3])
+def test_an_untrained_network_is_the_best_linear_velocity(kind: str, sigma: float) -> None:
     """E[x1 - x0 | xt] is (s^2 t - (1 - t)) / n^2 xt for Gaussian data of mean 0."""
     net, x = either(kind, sigma_data=sigma)
     t = some_times()
