@@ -38,8 +38,8 @@ def require_velocity_field(model: Model, path: Path) -> None:
     """Refuse a distilled student where an ODE has to be solved or fitted."""
     if model.student_steps is not None:
         raise ReflowError(
-            f"{path} is a distilled {model.student_steps}-step generator, not a velocity field; "
-            "give the model that it was distilled from"
+            f"{path} is a distilled generator, not a velocity field; give the model that it was "
+            "distilled from"
         )
 
 

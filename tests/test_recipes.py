@@ -65,7 +65,7 @@ def test_every_stage_of_a_recipe_for_gpus_takes_two_steps(
         assert reflow(*command).code == 0, command
     made = load_model(student)
     assert (made.event, made.header.facts["steps"]) == ((3, size, size), 2)
-    assert one_line(reflow("train", name, "--out", tmp_path / "x")).endswith("name them with --data")
+    assert one_line(reflow("train", name, "--out", tmp_path / "x")).endswith("hub:NAME with --data")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

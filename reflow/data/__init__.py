@@ -42,7 +42,9 @@ def open_data(settings: DataSettings, seed: int, watch: Watch = Watch()) -> Data
     if settings.source in SETS:
         return SETS[settings.source].open(settings, seed, watch)
     if settings.source == "files":
-        raise ReflowError("this recipe or model is for files of your own: name them with --data")
+        raise ReflowError(
+            "the data is of your own: name a folder, .npz, .zip, IDX .gz or hub:NAME with --data"
+        )
     if settings.source.startswith(HUB):
         return open_cached(*from_hub(settings.source), settings, watch)
     path = Path(settings.source)

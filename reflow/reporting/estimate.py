@@ -27,8 +27,8 @@ def cost_text(cost: Cost, rate: float) -> str:
     rows.append(("in all", "", *_spent(cost, cost.evaluations, rate)))
     return (
         f"{aligned(facts)}\n\n{aligned(rows)}\n"
-        "(an example of a training costs three evaluations, four with recompute; the rate, --rate, is what "
-        "the hardware\nsustains: an assumption, not a measurement)"
+        "(an example of a training costs three evaluations, four with recompute, six with a student that "
+        "follows\nits teacher; the rate, --rate, is what the hardware sustains: assumed, not measured)"
     )
 
 

@@ -94,6 +94,10 @@ def _text(entry: dict[str, Any]) -> str:
     lines = [f"{entry['path']}: {what}, {state}", f"  sha256   {entry['sha256']}"]
     lines += [f"  from     {role} {digest}" for role, digest in sorted(entry["parents"].items())]
     lines += [f"  {key:<17} {_brief(key, value)}" for key, value in sorted(entry["facts"].items())]
+    if entry["stage"] == "distill":
+        lines.append(f"  objective         {recipe['distill'].get('objective', 'regress')}")
+    if entry["kind"] == "pairs" and recipe["couple"].get("guidance") is not None:
+        lines.append(f"  guidance          {recipe['couple']['guidance']:g}")
     made = f"{recipe['name']}, seed {recipe['seed']}" if "name" in recipe else str(recipe)
     lines.append(f"  recipe            {made}")
     return "\n".join(lines)
@@ -132,7 +136,7 @@ def _recipe(recipe: Recipe, rate: float, *, as_json: bool) -> str:
         content = {"kind": "recipe", "recipe": recipe.model_dump(mode="json"), "cost": found}
         return _json(content | ({} if unknown is None else {"cost_unknown": unknown}))
     estimate = f"cost: unknown; {unknown}" if cost is None else cost_text(cost, rate)
-    return f"{aligned(settings_table(recipe))}\n\n{estimate}"
+    return f"{estimate}\n\n{aligned(settings_table(recipe))}"
 
 
 def _json(content: dict[str, Any]) -> str:
