@@ -24,7 +24,7 @@ def main() -> None:
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/digits")
     evaluation = json.loads((run / "evaluation.json").read_text("utf-8"))
     figures = {Path(model["path"]).name: model["figures"] for model in evaluation["models"]}
-    figure = Figure(figsize=(10, 3.1), layout="constrained")
+    figure = Figure(figsize=(10, 2.6 if load_model(run / "base").classes else 3.1), layout="constrained")
     for axes, (name, nfe) in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
         model = load_model(run / name)
         columns = model.classes or ROWS
@@ -40,7 +40,7 @@ def main() -> None:
         distance = next(f["frechet_classifier"] for f in figures[name] if f["nfe"] == nfe)
         axes.imshow(np.asarray(grid(batch.pair.x1, columns=columns)), cmap="gray", vmin=0, vmax=255)
         axes.set_title(f"{name}, {nfe} evaluation{'s' * (nfe > 1)}", fontsize=11)
-        axes.set_xlabel(f"Fréchet distance {distance:,.0f}", fontsize=10)
+        axes.set_xlabel(f"Fréchet distance {distance:,.{0 if distance > 20 else 1}f}", fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
