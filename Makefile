@@ -44,7 +44,7 @@ models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RU
 .PHONY: all setup test lint bench clean help
 .DELETE_ON_ERROR:
 
-all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 6 minutes on 2 cores)
+all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 8 minutes on 2 cores)
 	@echo "$(RUN) is complete: open $(RUN)/report.html (for other settings give another RUN=)"
 
 setup: $(READY) ## create .venv and install what we test with
