@@ -6,7 +6,8 @@ Shapes: images (N, *event) in [-1, 1], noise alike, labels (N,) or None.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from reflow import ema
+from reflow.artifacts import STATE, read_artifact
 from reflow.data import DataSet, open_data, split
 from reflow.fit import SCHEDULES
 from reflow.flow import Pair, VelocityField, interpolate
 from reflow.hyperparameters import FitSettings
-from reflow.models import build
+from reflow.models import build, load_model
 from reflow.models.preconditioning import Preconditioned
 from reflow.settings import Recipe
 
@@ -29,10 +31,14 @@ Solve = Callable[[VelocityField, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Problem:
-    """The network and the training data of a recipe and its seed; `labelled` if peers are told classes."""
+    """The network and the training data of a recipe and its seed; `labelled` if peers are told classes.
+
+    base: folder of a base model whose training a peer would only repeat.
+    """
 
     recipe: Recipe
     labelled: bool
+    base: Path | None = None
 
     @cached_property
     def parts(self) -> tuple[DataSet, DataSet]:
@@ -51,9 +57,14 @@ class Problem:
         """Number of classes that the network is told of."""
         return len(self.parts[0].class_names) if self.labelled else None
 
+    @property
+    def unconditional(self) -> bool:
+        """Whether the network knows a null label, as a base that was trained with label dropout does."""
+        return self.base is not None and self.recipe.train.label_dropout > 0
+
     def net(self) -> Preconditioned:
         """Return the recipe's network with random weights."""
-        return build(self.recipe.model, self.parts[0].event, self.classes)
+        return build(self.recipe.model, self.parts[0].event, self.classes, unconditional=self.unconditional)
 
     def noise(self, count: int) -> Tensor:
         """Return fresh noise."""
@@ -70,6 +81,26 @@ class Problem:
         x0, _, label = self.independent(count)
         with torch.no_grad():
             return Pair(x0, solve(lambda x, t: net(x, t, label), x0), label)  # type: ignore[arg-type]
+
+
+def plain_base(problem: Problem, phases: "Phases", net: nn.Module, loss: Loss | None = None) -> nn.Module:
+    """Train a velocity field by uniform times and squared errors, or another loss, and return its average.
+
+    The problem's base stands for it if there is one: `net` then gets its last weights, before averaging,
+    and the phase counts as spent.
+    """
+    recipe = problem.recipe
+    if problem.base is None:
+        plain = partial(_plain_loss, problem, net)
+        return phases.fit(["train"], net, loss or plain, optimisation_of(recipe.train))
+    _, state = read_artifact(problem.base / STATE, "state")
+    net.load_state_dict({name: state[f"raw.{name}"] for name in net.state_dict()})
+    phases.take(["train"])
+    return load_model(problem.base).net
+
+
+def _plain_loss(problem: Problem, net: nn.Module) -> Tensor:
+    return velocity_loss(net, problem.independent(problem.recipe.train.batch))
 
 
 def velocity_loss(net: nn.Module, pair: Pair) -> Tensor:
@@ -170,6 +201,11 @@ class Phases:
         pairs = Pair(*(None if part[0] is None else torch.cat(part) for part in zip(*made, strict=True)))  # type: ignore[arg-type]
         self.note(stages, begin, pairs=len(pairs.x0))
         return pairs
+
+    def take(self, stages: Sequence[str]) -> None:
+        """Count the time of these stages as spent, on what was made before."""
+        allowed = self.allowed(stages)
+        self.notes.append({"phase": " + ".join(stages), "seconds": allowed, "allowed": allowed})
 
     def allowed(self, stages: Sequence[str]) -> float:
         """Return the seconds of these stages."""

@@ -3,10 +3,11 @@
     .venv-bench/bin/python benchmarks/pipelines.py --recipe digits --out runs/study --seeds 0,1,2
     ... --seconds 134,18,81,38      (of train, couple, reflow, distill; else what the study noted in OUT)
 
-A peer may take as long as our stages took, phase by phase or several together. Its models become artifacts
-of ours in OUT/seed-S/peer-NAME, which `reflow evaluate` measures with the noise, the classifier and the
-held-out data of that seed; `study.py --table` shows them. Peers that are not told their optimiser's
-settings have those of the recipe's stages.
+A peer may take as long as our stages took, phase by phase or several together; with --share-base it starts
+from the study's base where its own would be trained alike. Its models become artifacts of ours in
+OUT/seed-S/peer-NAME, which `reflow evaluate` measures with the noise, the classifier and the held-out data
+of that seed; `study.py --table` shows them. Peers that are not told their optimiser's settings have those
+of the recipe's stages.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from contests import (
     Solve,
     drawn,
     optimisation_of,
+    plain_base,
     regression_loss,
     velocity_loss,
 )
@@ -35,13 +37,14 @@ from loops import Swapped, rectified_flow_pytorch
 from peers import flow_matching_fixed, scipy_rk45, uniform
 from rounds import CLOCKS
 from study import NFE, Study, beside
-from torch import nn
+from torch import Tensor, nn
 from variants import OBJECTIVES, Chain
 
 from reflow.artifacts import MODEL, Header, write_artifact
 from reflow.config import override
 from reflow.data import open_data
 from reflow.errors import ReflowError
+from reflow.hyperparameters import BaseFitSettings
 from reflow.settings import Recipe
 
 FIELDS = {"wall": "seconds", "cpu": "processor"}  # of the study's notes, by clock
@@ -71,12 +74,7 @@ def official(problem: Problem, phases: Phases, solve: Solve) -> Models:
     and distillation from the raw ones, uniform times, squared errors."""
     recipe = problem.recipe
     net = problem.net()
-    base = phases.fit(
-        ["train"],
-        net,
-        lambda: velocity_loss(net, problem.independent(recipe.train.batch)),
-        optimisation_of(recipe.train),
-    )
+    base = plain_base(problem, phases, net)
     pairs = phases.collect(["couple"], lambda: problem.solved(base, solve, SOLVED))
     reflowed = phases.fit(
         ["reflow"],
@@ -101,19 +99,16 @@ def lucidrains(problem: Problem, phases: Phases, own: bool) -> Models:
     """
     recipe = problem.recipe
     library = Optimisation(lr=3e-4, warmup=0, schedule="constant", clip=0.5, average=EMA)
-    first, second = (
-        library if own else optimisation_of(settings) for settings in (recipe.train, recipe.reflow)
-    )
     net = problem.net()
     flow = rectified_flow_pytorch.RectifiedFlow(Swapped(net))
-    base = phases.fit(
-        ["train"],
-        net,
-        lambda: flow((problem.independent(recipe.train.batch).x1 + 1) / 2),  # it takes [0, 1]
-        first,
-    )
+
+    def loss() -> Tensor:
+        return flow((problem.independent(recipe.train.batch).x1 + 1) / 2)  # type: ignore[no-any-return]  # it takes [0, 1]
+
+    base = phases.fit(["train"], net, loss, library) if own else plain_base(problem, phases, net, loss)
     net.load_state_dict(base.state_dict())
     wrapper = Reflow(flow, batch_size=recipe.reflow.batch)
+    second = library if own else optimisation_of(recipe.reflow)
     reflowed = phases.fit(["couple", "reflow", "distill"], net, wrapper, second)
     return {"train": base, "reflow": reflowed}
 
@@ -122,12 +117,7 @@ def regression(problem: Problem, phases: Phases, scratch: bool) -> Models:
     """A one-step student fitted to the base's pairs, without reflow, from its weights or from scratch."""
     recipe = problem.recipe
     net = problem.net()
-    base = phases.fit(
-        ["train"],
-        net,
-        lambda: velocity_loss(net, problem.independent(recipe.train.batch)),
-        optimisation_of(recipe.train),
-    )
+    base = plain_base(problem, phases, net)
     pairs = phases.collect(["couple"], lambda: problem.solved(base, MIDPOINT, SOLVED))
     net.load_state_dict((problem.net() if scratch else base).state_dict())
     student = phases.fit(
@@ -148,6 +138,7 @@ PEERS: dict[str, Peer] = {
     "regression-from-scratch": partial(regression, scratch=True),
 }
 UNLABELLED = ("lucidrains", "lucidrains-our-optimiser")  # its Reflow takes no condition
+OWN_BASE = ("lucidrains",)  # trained by its own optimiser
 
 
 def publish(folder: Path, models: Models, problem: Problem) -> list[Path]:
@@ -160,12 +151,14 @@ def publish(folder: Path, models: Models, problem: Problem) -> list[Path]:
         "training_samples": len(training),
         "split": {"data": digest, "seed": recipe.seed, "held_out": recipe.data.held_out},
     }
-    for stage, net in models.items():
+    facts |= {"unconditional": True} if problem.unconditional else {}
+    made = {stage: net for stage, net in models.items() if stage != "train" or problem.base is None}
+    for stage, net in made.items():
         own = {"steps": 0, "student_steps": 1 if stage == "distill" else None}
         header = Header("model", stage, 1, recipe.model_dump(mode="json"), {"data": digest}, facts | own)
         (folder / stage).mkdir(parents=True, exist_ok=True)
         write_artifact(folder / stage / MODEL, net.state_dict(), header)
-    return [folder / stage for stage in models]
+    return [folder / stage for stage in made]
 
 
 def seconds_spent(study: Study, seed: int, clock: str) -> dict[str, float]:
@@ -181,15 +174,33 @@ def seconds_spent(study: Study, seed: int, clock: str) -> dict[str, float]:
     return found
 
 
-def compete(name: str, study: Study, seed: int, seconds: dict[str, float], clock: str) -> None:
-    """Run one peer with one seed and measure what it made, unless that is done."""
+def plain(settings: BaseFitSettings) -> bool:
+    """Return whether the base is fitted as the peers fit theirs, label dropout aside."""
+    return (settings.times, settings.distance, settings.weighting, settings.transport) == (
+        "uniform",
+        "squared",
+        "uniform",
+        None,
+    )
+
+
+def compete(
+    name: str, study: Study, seed: int, seconds: dict[str, float], clock: str, *, share: bool
+) -> None:
+    """Run one peer with one seed and measure what it made, unless that is done.
+
+    share: it starts from the study's base, if that was trained as its own would be.
+    """
     folder = study.out / f"seed-{seed}" / f"peer-{name}"
     out = beside(folder, "evaluation.json")
     if out.exists():
         return
     print(f"{folder}: {seconds}", file=sys.stderr, flush=True)
     recipe = override(study.settings, [f"seed={seed}"])
-    problem = Problem(recipe, labelled=recipe.data.labels and name not in UNLABELLED)
+    labelled = recipe.data.labels and name not in UNLABELLED
+    alike = labelled == recipe.data.labels and plain(recipe.train) and name not in OWN_BASE
+    base = study.folder(seed, Chain().under(study.settings)["base"]) if share and alike else None
+    problem = Problem(recipe, labelled, base)
     torch.manual_seed(seed)
     phases = Phases(seconds, CLOCKS[clock])
     folders = publish(folder, PEERS[name](problem, phases), problem)
@@ -209,6 +220,7 @@ def arguments() -> argparse.Namespace:
     add("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
     add("--only", nargs="+", choices=PEERS, default=list(PEERS), help="these peers only")
     add("--seconds", metavar="A,B,C,D", help="of train, couple, reflow, distill, instead of the study's")
+    add("--share-base", action="store_true", help="start from the study's base where it is trained alike")
     add("--clock", choices=CLOCKS, default="cpu", help="cpu (default): processor time, for busy machines")
     add("--threads", type=int, default=1, help="threads of torch (default 1)")
     return parser.parse_args()
@@ -224,7 +236,7 @@ def main() -> None:
         else:
             seconds = seconds_spent(study, seed, options.clock)
         for name in options.only:
-            compete(name, study, seed, seconds, options.clock)
+            compete(name, study, seed, seconds, options.clock, share=options.share_base)
 
 
 if __name__ == "__main__":
