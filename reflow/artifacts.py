@@ -202,7 +202,7 @@ def tensor_layout(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
             text = file.read(size)
         layout = json.loads(text)
     except FileNotFoundError as error:
-        raise ReflowError(f"{path} does not exist; run the stage that makes it first") from error
+        raise missing(path) from error
     except OSError as error:
         raise ReflowError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -246,6 +246,23 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ReflowError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def missing(path: Path) -> ReflowError:
+    """Return the error for a file that is not there, from what its folder holds instead."""
+    folder, pairs = path.parent, path.name == PAIRS
+    if path.name == MODEL and (folder / PAIRS).exists():
+        return ReflowError(f"{folder} holds pairs, not a model; give the folder of a model")
+    if path.name == MODEL and (folder / STATE).exists():
+        return ReflowError(f"{folder} holds an unfinished model; give its command again to finish it")
+    if pairs and (folder / MODEL).exists():
+        return ReflowError(
+            f"{folder} holds a model, not pairs; make them: reflow couple {folder} --out DIR"
+        )
+    if pairs and any(folder.glob(SHARDS)):
+        return ReflowError(f"{folder} holds unfinished pairs; give their command again to finish them")
+    remedy = "make the pairs with reflow couple" if pairs else "run the stage that makes it first"
+    return ReflowError(f"{path} does not exist; {remedy}")
 
 
 def damaged(path: Path, what: str) -> ReflowError:

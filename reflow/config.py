@@ -157,6 +157,9 @@ def _explain(error: ValidationError) -> str:
     location = [part for part in problem["loc"] if part not in MODEL_KINDS]
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
+        owners = [key for key in _all_keys() if key.partition(".")[2] == place]
+        if owners:
+            return f"unknown key {place}; write {' or '.join(owners)}"
         near = difflib.get_close_matches(place, _known_keys(problem["loc"]), n=1, cutoff=0)
         return f"unknown key {place}; the nearest known key is {near[0]}"
     if problem["type"] == "missing":
@@ -164,6 +167,11 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "value_error":
         return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{place} = {json.dumps(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _all_keys() -> list[str]:
+    """Return the keys of all sections, dotted."""
+    return [key for section in Recipe.model_fields for key in _known_keys((section, ""))]
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

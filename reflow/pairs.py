@@ -25,6 +25,7 @@ from reflow.artifacts import (
     damaged,
     file_digest,
     foreign,
+    missing,
     parse_header,
     write_artifact,
     write_atomically,
@@ -63,10 +64,7 @@ def read_index(path: Path) -> tuple[Header, list[dict[str, Any]]]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        unfinished = " and the pairs are unfinished" if path.parent.is_dir() else ""
-        raise ReflowError(
-            f"{path} does not exist{unfinished}; make the pairs with reflow couple"
-        ) from error
+        raise missing(path) from error
     except OSError as error:
         raise ReflowError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

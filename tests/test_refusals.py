@@ -24,6 +24,14 @@ def test_missing_model(reflow: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "pairs").exists()
 
 
+def test_folders_of_the_other_kind_are_named(reflow: Command, run: Path) -> None:
+    base, pairs, out = run / "base", run / "pairs", run / "x"
+    line = one_line(reflow("sample", pairs, "--out", out))
+    assert f"{pairs} holds pairs, not a model" in line
+    line = one_line(reflow("distill", base, "--pairs", base, "--out", out))
+    assert f"{base} holds a model, not pairs; make them: reflow couple {base}" in line
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 4, b"PK\x03\x04 some zip or other", b'{"a": 1}'])
 def test_empty_and_foreign_files_are_not_models(reflow: Command, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
@@ -154,6 +162,7 @@ def test_other_settings_are_refused_by_name_and_leave_everything(
     ("setting", "message"),
     [
         ("train.stepz=3", "unknown key train.stepz; the nearest known key is train.steps"),
+        ("channels=3", "unknown key channels; write model.channels"),
         ("trian.steps=3", "unknown key trian; the nearest known key is train"),
         ("train.steps=0", "train.steps = 0"),
         ("train.lr=-1.0", "train.lr = -1.0"),

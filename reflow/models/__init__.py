@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow.architectures import DitSettings, MlpSettings, UnetSettings
-from reflow.artifacts import MODEL, STATE, Header, damaged, file_digest, read_artifact
+from reflow.artifacts import MODEL, Header, damaged, file_digest, read_artifact
 from reflow.config import parse_recipe
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField, times_of
@@ -239,9 +239,4 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
 
 def model_file(path: Path) -> Path:
     """Return the model's file for a file or a directory."""
-    if not path.is_dir():
-        return path
-    file = path / MODEL
-    if not file.exists() and (path / STATE).exists():
-        raise ReflowError(f"{path} holds an unfinished model; give its command again to finish it")
-    return file
+    return path / MODEL if path.is_dir() else path

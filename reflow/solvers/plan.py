@@ -118,8 +118,8 @@ def steps_for(solver: str, nfe: int) -> int:
     one, two = (len(METHODS[solver](GRIDS["uniform"](steps))) for steps in (1, 2))
     each, extra = two - one, one - (two - one)
     if nfe < one or (nfe - extra) % each:
-        wanted = f"a multiple of {each} evaluations" if not extra else f"at least {one} evaluations"
-        raise ReflowError(f"solver {solver} needs {wanted}, not {nfe}")
+        wanted = f"at least {one}" if extra or each == 1 else f"a multiple of {each}"
+        raise ReflowError(f"solver {solver} needs {wanted} network evaluations, not {nfe}")
     return (nfe - extra) // each
 
 
