@@ -138,6 +138,7 @@ def test_rows_of_parts_are_the_rows_of_the_whole() -> None:
     ]
     for one, *others in zip(whole, *(no_flow_rows((1,), 1), *parts), strict=True):
         torch.testing.assert_close(torch.cat(others).to(one), one, rtol=0, atol=1e-9)
+    assert torch.equal(whole.label, label)
     double = flow_rows(Guided(field, 1, 1.0), x0, label, tolerance=1e-3, probes=None)
     assert torch.equal(double.nfe, 2 * whole.nfe)
 

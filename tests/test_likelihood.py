@@ -80,7 +80,7 @@ def test_samples_keep_their_labels_and_probes_whoever_arrives_first() -> None:
     assert probes is not None
     together = log_likelihood(field, x1, tolerance=1e-4, label=label, probes=probes)
     assert len(together.nfe.unique()) > 2
-    for rows in (torch.tensor([row]) for row in (1, 27, 45, 57)):  # the last three arrive last
+    for rows in (torch.tensor([1]), torch.arange(0, 60, 3)):  # the stiff ones arrive last
         alone = log_likelihood(field, x1[rows], tolerance=1e-4, label=label[rows], probes=probes[rows])
         torch.testing.assert_close(alone.nats, together.nats[rows], rtol=0, atol=1e-9)
         assert torch.equal(alone.nfe, together.nfe[rows])
