@@ -77,7 +77,8 @@ def log_likelihood(
     number = torch.arange(len(x1), device=x1.device)
     start = torch.cat([x1.flatten(1), x1.new_zeros(len(x1), columns)], dim=1)
     found = integrate(system, start, tolerance=tolerance, t0=1.0, t1=0.0, label=number)
-    x0, fallen = found.x1.to(most_precise(x1.device)).split([system.dimensions, columns], dim=1)
+    ends = found.x1.to(most_precise(x1.device))
+    x0, fallen = ends[:, : system.dimensions], ends[:, system.dimensions :]
     at_noise = -0.5 * (x0.square() + math.log(2 * math.pi)).sum(1, keepdim=True)
     return Likelihood(at_noise + fallen / system.scale, found.nfe * evaluations_per_call(field))
 
@@ -126,10 +127,10 @@ class _Augmented:
     def scale(self) -> float:
         return math.sqrt((self.dimensions + self.columns) / self.columns) / self.dimensions
 
-    def __call__(self, state: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         assert label is not None
-        x = state[:, : self.dimensions].reshape(-1, *self.event)
+        place = x[:, : self.dimensions].reshape(-1, *self.event)
         own = None if self.label is None else self.label[label]
         signs = None if self.probes is None else self.probes[label]
-        velocity, divergence = velocity_and_divergence(self.field, x, t, own, signs)
+        velocity, divergence = velocity_and_divergence(self.field, place, t, own, signs)
         return torch.cat([velocity.flatten(1), self.scale * divergence.to(velocity)], dim=1)
