@@ -14,7 +14,7 @@ from torch import Tensor
 from reflow.data.toys import eight_gaussians
 from reflow.guidance import Guided
 from reflow.metrics.divergence import probes_for
-from reflow.metrics.likelihood import Likelihood, likelihood_figures, log_likelihood
+from reflow.metrics.likelihood import Likelihood, likelihood_figures, log_likelihood, no_likelihood
 from reflow.models import build
 from reflow.pixels import as_seen, dequantised
 from reflow.settings import MlpSettings
@@ -84,6 +84,8 @@ def test_samples_keep_their_labels_and_probes_whoever_arrives_first() -> None:
         alone = log_likelihood(field, x1[rows], tolerance=1e-4, label=label[rows], probes=probes[rows])
         torch.testing.assert_close(alone.nats, together.nats[rows], rtol=0, atol=1e-9)
         assert torch.equal(alone.nfe, together.nfe[rows])
+    for part, nothing in zip(together, no_likelihood(1), strict=True):
+        assert torch.equal(torch.cat([nothing, part]), part)
 
 
 def test_a_trained_model_has_all_its_mass_in_the_plane() -> None:

@@ -83,14 +83,20 @@ def log_likelihood(
     return Likelihood(at_noise + fallen / system.scale, found.nfe * evaluations_per_call(field))
 
 
+def no_likelihood(columns: int) -> Likelihood:
+    """Return what is known of no sample, for `columns` probes (1 for the exact trace), on the CPU."""
+    return Likelihood(torch.empty(0, columns), torch.empty(0, dtype=torch.int64))
+
+
 def likelihood_figures(
     found: Likelihood, event: tuple[int, ...], *, exact: bool, dequantised: bool
 ) -> LikelihoodFigures:
-    """Return the figures of a set of samples of this shape.
+    """Return the figures of a set of samples of this shape, known on the CPU.
 
-    dequantised: the samples are pixels of 256 levels, each spread evenly over its width. The mean of
-    -log2(p1 times the volume of a cell of levels) is then at least that of -log2 of the probability of the
-    levels, as Jensen's inequality says: an upper bound on their bits. Theis et al. 2015 (arXiv:1511.01844).
+    exact: the divergence was not of probes. dequantised: the samples are pixels of 256 levels, each spread
+    evenly over its width. The mean of -log2(p1 times the volume of a cell of levels) is then at least that
+    of -log2 of the probability of the levels, as Jensen's inequality says: an upper bound on their bits.
+    Theis et al. 2015 (arXiv:1511.01844).
     """
     dimensions = torch.Size(event).numel()
     bits = -(found.nats + dimensions * math.log(LEVEL)) / (dimensions * math.log(2))
