@@ -18,7 +18,7 @@ from reflow.generation import Charged, charged
 from reflow.interruption import interruptible, watching_signals
 from reflow.lineage import real_data, recipe_of, require_velocity_field
 from reflow.models import Model, load_model
-from reflow.noise import uniform
+from reflow.pixels import dequantised
 from reflow.reporting.progress import Meter, already_complete, open_data_watched, say, tell
 from reflow.settings import CoupleSettings, Recipe
 from reflow.shardset import ShardSet, spent
@@ -126,7 +126,7 @@ class _Inversion:
         """Return dequantised images of these rows, each grey level spread evenly, and their labels."""
         x1, label = self.data.take(torch.arange(rows.start, rows.stop).numpy())
         if len(self.model.event) == 3:
-            x1 = x1 + (uniform(self.recipe.seed, STREAM, rows, self.model.event) - 0.5) / 127.5
+            x1 = dequantised(x1, self.recipe.seed, STREAM, rows)
         wanted = None if self.model.classes is None or label is None else label.to(self.device)
         return x1.to(self.device), wanted
 
