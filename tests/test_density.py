@@ -1,4 +1,4 @@
-"""Density and coverage agree with brute force, with scikit-learn's neighbours and with their expectations."""
+"""Density and coverage agree with brute force, scikit-learn's neighbours and their expectations."""
 
 import math
 

@@ -3,8 +3,9 @@
 Around every point of a set lies a ball that reaches to its k-th nearest neighbour in the set; together the
 balls stand for the set's manifold. Precision is the share of generated samples inside the real manifold,
 recall the share of real samples inside the generated one. Kynkaanniemi et al. 2019 (arXiv:1904.06991).
-Density counts the real balls that a generated sample lies in, coverage the real balls that hold one, so that
-balls around outliers, which are large, count no more than others. Naeem et al. 2020 (arXiv:2002.09797).
+Density counts the real balls that a generated sample lies in, coverage the real balls that hold one, so
+that balls around outliers, which are large, count no more than others. Naeem et al. 2020
+(arXiv:2002.09797).
 
 All depend on the number of samples, so sets of equal size are compared. Samples are (N, D), distances
 Euclidean; no more than CHUNK of them are in memory at a time.
