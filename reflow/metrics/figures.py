@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reflow.metrics.extractors import Extractor, Features, names_of
+from reflow.metrics.extractors import INCEPTION, Extractor, Features, names_of
 from reflow.metrics.frechet import Moments, frechet_distance, moments
 from reflow.metrics.halves import Measure, Noisy, with_noise
 from reflow.metrics.kernel import kernel_distance
@@ -21,11 +21,15 @@ NEUTRAL = ("sliced_wasserstein", "precision", "recall", "density", "coverage", "
 
 @dataclass(frozen=True)
 class Seen:
-    """Samples (N, D) by an extractor's features (N, F), and what is taken of those of held-out data."""
+    """Held-out samples by an extractor's features (M, F), and their moments.
+
+    unit: what features are divided by before the kernel, which no factor leaves alone; of KID 1.
+    """
 
     extractor: Extractor
     features: Features
     moments: Moments
+    unit: float
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ class Figures:
         if self.seen is None:
             return Noisy({}, {})
         found = kernel_distance(
-            features,
-            self.seen.features,
+            features / self.seen.unit,
+            self.seen.features / self.seen.unit,
             subsets=self.settings.kernel_subsets,
             size=self.kernel_size,
             rng=self._rng("kernel"),
@@ -129,13 +133,19 @@ def figures_against(
     return Figures(
         flat,
         shadows(flat, projections=settings.projections, rng=rng),
-        None if extractor is None or features is None else Seen(extractor, features, moments(features)),
+        None if extractor is None or features is None else _seen(extractor, features),
         manifold(chosen),
         manifold(chosen, CROWD),
         settings,
         max(2, min(settings.kernel_size, fewest // 2)),  # of halves, the spread is the noise of all
         seed,
     )
+
+
+def _seen(extractor: Extractor, features: Features) -> Seen:
+    rms = float(np.sqrt(np.square(features, dtype=np.float64).mean()))
+    unit = 1.0 if extractor.name == INCEPTION or rms == 0 else rms
+    return Seen(extractor, features, moments(features), unit)
 
 
 def evenly(available: int, wanted: int) -> NDArray[np.int64]:

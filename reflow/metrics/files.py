@@ -6,6 +6,7 @@ in it is run, but it can do what torch can, so use only files from people you tr
 
 import importlib.util
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,10 +39,12 @@ def open_extractor(path: Path, event: tuple[int, ...], device: torch.device) -> 
 
 def torchscript(path: Path, content: bytes, event: tuple[int, ...], device: torch.device) -> FileExtractor:
     """Return the features of a TorchScript module: it is given images as they are and gives (n, D)."""
-    try:
-        module = torch.jit.load(io.BytesIO(content), map_location=device).eval()
-    except Exception as error:  # what is no TorchScript fails in many ways
-        raise ReflowError(f"--features {path} is not TorchScript; save it by torch.jit.save") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as such
+        try:
+            module = torch.jit.load(io.BytesIO(content), map_location=device).eval()
+        except Exception as error:  # what is no TorchScript fails in many ways
+            raise ReflowError(f"--features {path} is not TorchScript; save it by torch.jit.save") from error
     return file_extractor("torchscript", path, content, lambda images: module(images.to(device)), event)
 
 

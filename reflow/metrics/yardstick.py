@@ -67,11 +67,12 @@ class Yardstick:
         settings = against.settings
         prepared = UNPREPARED if extractor is None else extractor.preparation
         kernel = {"subsets": settings.kernel_subsets, "size": against.kernel_size}
+        kernel |= {} if against.seen is None else {"unit": against.seen.unit}
         return {
             "samples": settings.samples,
             "held_out": {"samples": len(self.held_out), "sha256": self.held_out.digest()},
             **prepared._asdict(),
-            "kernel": None if extractor is None else kernel,
+            "kernel": None if against.seen is None else kernel,
             "neighbours": {
                 "on": "samples" if extractor is None else extractor.name,
                 "samples": len(against.balls),
