@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from reflow.data import DataSet, open_data, split
 from reflow.errors import ReflowError
 from reflow.metrics import classifier as classifier_module
 from reflow.metrics import inception as inception_module
-from reflow.metrics.extractors import Names, Preparation, names_of
+from reflow.metrics.extractors import UNPREPARED, Names, Preparation, names_of
 from reflow.metrics.files import open_extractor
 from reflow.metrics.inception import as_bytes
 from reflow.metrics.yardstick import Yardstick, yardstick
@@ -273,6 +274,39 @@ class Counting:
     def features(self, images: Tensor) -> NDArray[np.float32]:
         self.seen += len(images)
         return Pooled()(images).numpy()  # type: ignore[no-any-return]
+
+
+@dataclass
+class Scaled:
+    """An extractor in another unit."""
+
+    factor: float
+    name: str = "scaled"
+    digest: str = ""
+    size: int = 4
+    preparation: Preparation = UNPREPARED
+
+    def features(self, images: Tensor) -> NDArray[np.float32]:
+        return self.factor * Pooled()(images).numpy()  # type: ignore[no-any-return]
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_kernel_distance_does_not_depend_on_the_unit_of_features_and_kid_takes_them_as_they_are() -> (
+    None
+):
+    one, eight = (measure(Scaled(factor, digest=f"{factor}")) for factor in (1.0, 8.0))
+    real, _ = one.held_out.take(np.arange(60))
+    shifted = real + 0.1
+    first, second = (stick.figures(shifted) for stick in (one, eight))
+    for name in ("kernel_scaled", "kernel_scaled_spread"):
+        assert second[name] == pytest.approx(first[name], rel=1e-4)  # of float32
+    assert second["frechet_scaled"] == pytest.approx(64 * first["frechet_scaled"], rel=1e-4)
+    held_out, _ = one.held_out.take(np.arange(len(one.held_out)))
+    rms = float(Pooled()(held_out).square().mean().sqrt())
+    assert one.protocol()["kernel"] == {"subsets": 100, "size": 20, "unit": pytest.approx(rms)}
+    kid = measure(Scaled(8.0, name="inception", digest="k"))
+    assert kid.protocol()["kernel"]["unit"] == 1
+    assert kid.figures(shifted)["kid"] > 10 * first["kernel_scaled"]
 
 
 @pytest.mark.usefixtures("cache")

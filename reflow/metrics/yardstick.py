@@ -66,7 +66,7 @@ class Yardstick:
         against, extractor = self.against, self.extractor
         settings = against.settings
         prepared = UNPREPARED if extractor is None else extractor.preparation
-        kernel = {"subsets": settings.kernel_subsets, "size": against.kernel_size}
+        kernel: dict[str, float] = {"subsets": settings.kernel_subsets, "size": against.kernel_size}
         kernel |= {} if against.seen is None else {"unit": against.seen.unit}
         return {
             "samples": settings.samples,
