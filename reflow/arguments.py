@@ -168,3 +168,32 @@ Rate = Annotated[
     float | None,
     typer.Option(help="TFLOP/s that the hardware sustains, for the hours of a recipe; default: 50."),
 ]
+Evaluated = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models to compare.")]
+EvaluationOut = Annotated[
+    Path, typer.Option("--out", metavar="FILE.json", help="Where the figures go; times go beside it.")
+]
+EvaluatedData = Annotated[
+    str | None, typer.Option(metavar="SRC", help="The data, if it was no built-in set.")
+]
+SweptNfe = Annotated[str | None, typer.Option(help="Network evaluations, such as 1,2,4,8.")]
+SweptSolver = Annotated[
+    str | None,
+    typer.Option(
+        help="With --nfe: euler (default), midpoint, heun, rk4, adams2 to adams4, dpm2m; not of students."
+    ),
+]
+SweptTolerances = Annotated[
+    str | None,
+    typer.Option(
+        metavar="T1,T2,...", help="Also with a step size per sample, at these errors, in data units."
+    ),
+]
+FeatureFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Compare features of this network: TorchScript (.pt), ONNX (.onnx), or weights of FID's "
+        "Inception (.pth). TorchScript is a program: use files that you trust.",
+    ),
+]
+EvaluationFile = Annotated[Path, typer.Argument(metavar="FILE.json", help="Written by reflow evaluate.")]

@@ -31,7 +31,7 @@ AVERAGES, TRACKING = "averages-*.safetensors", "tracking"
 PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
-Kind = Literal["model", "state", "averages", "pairs", "data"]
+Kind = Literal["model", "state", "averages", "pairs", "data", "classifier", "features"]
 
 
 @dataclass(frozen=True)
@@ -295,4 +295,4 @@ def _require_kind(path: Path, header: Header, kind: Kind) -> None:
 
 
 def _article(kind: str) -> str:
-    return kind if kind in ("averages", "pairs", "data") else f"a {kind}"
+    return kind if kind in ("averages", "pairs", "data", "features") else f"a {kind}"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reflow import __version__, arguments
-from reflow.options import changes_of, interval_of, solver_changes, weights_of
+from reflow.options import changes_of, interval_of, solver_changes, sweep_changes, weights_of
 
 app = typer.Typer(
     name="reflow",
@@ -199,12 +199,13 @@ def distill(
 
 @app.command()
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models to compare.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.json", help="Where the figures go.")],
-    data: Annotated[
-        str | None, typer.Option(metavar="SRC", help="The data, if it was no built-in set.")
-    ] = None,
-    nfe: Annotated[str | None, typer.Option(help="Network evaluations, such as 1,2,4,8.")] = None,
+    models: arguments.Evaluated,
+    out: arguments.EvaluationOut,
+    data: arguments.EvaluatedData = None,
+    nfe: arguments.SweptNfe = None,
+    solver: arguments.SweptSolver = None,
+    tolerance: arguments.SweptTolerances = None,
+    features: arguments.FeatureFile = None,
     settings: arguments.Set = None,
     seed: arguments.Seed = None,
     device: arguments.Device = "auto",
@@ -212,17 +213,28 @@ def evaluate(
 ) -> None:
     """Compare samples with held-out data, per network evaluation, and measure straightness.
 
-    Per number of evaluations: distances to held-out data, precision, recall and spread, and how near
-    samples are to their nearest training samples.
+    Per number of evaluations: distances to held-out data, precision, recall, density, coverage and spread,
+    and how near samples are to their nearest training samples. The same command goes on after a kill.
     """
+    from reflow.reporting import evaluation
     from reflow.stages import evaluate as stage
 
-    overrides = changes_of(settings, seed)
-    if nfe is not None:
-        overrides.append(f"evaluate.nfe=[{nfe}]")
-    result = stage.run(models, overrides, source=data, out=out, device=device)
+    overrides = changes_of(settings, seed) + sweep_changes(nfe, solver, tolerance)
+    result = stage.run(models, overrides, source=data, features=features, out=out, device=device)
     if result is not None:  # under torchrun the first process has it
-        print(stage.to_json(result) if as_json else stage.to_table(result))  # noqa: T201
+        print(evaluation.to_json(result) if as_json else evaluation.to_table(result))  # noqa: T201
+
+
+@app.command()
+def compare(
+    first: arguments.EvaluationFile,
+    second: arguments.EvaluationFile,
+    as_json: arguments.Json = False,
+) -> None:
+    """Print how two evaluations differ, by model and network evaluations, beside the noise of sampling."""
+    from reflow.stages import compare as stage
+
+    print(stage.run(first, second, as_json=as_json))  # noqa: T201
 
 
 @app.command()

@@ -71,3 +71,13 @@ def solver_changes(
         for key, value in changes.items()
         if value is not None or steps is not None or tolerance is not None
     ]
+
+
+def sweep_changes(nfe: str | None, solver: str | None, tolerances: str | None) -> list[str]:
+    """Return the [evaluate] settings of the numbers, the solver and the errors on the command line."""
+    changes = {
+        "nfe": None if nfe is None else f"[{nfe}]",
+        "solver": None if solver is None else f'"{solver}"',
+        "tolerances": None if tolerances is None else f"[{tolerances}]",
+    }
+    return [f"evaluate.{key}={value}" for key, value in changes.items() if value is not None]

@@ -171,7 +171,24 @@ class EvaluateSettings(Settings):
         (1, 2, 4, 8, 16, 100), min_length=1, description="network evaluations per sample"
     )
     solver: FixedSolver = Field("euler", description="fixed-grid method for the figures per NFE")
+    tolerances: tuple[Positive, ...] = Field(
+        (),
+        exclude_if=lambda tolerances: not tolerances,  # as for label_dropout
+        description="wanted errors, in data units, of figures with a step size per sample; the recipe's "
+        "[couple] solver always has one",
+    )
     projections: Count = Field(500, description="directions of the sliced Wasserstein distance")
+    kernel_subsets: Count = Field(
+        100,
+        exclude_if=lambda subsets: subsets == 100,
+        description="random subsets that the kernel distance is the mean of",
+    )
+    kernel_size: Annotated[int, Field(ge=2)] = Field(
+        1000,
+        exclude_if=lambda size: size == 1000,
+        description="samples of each of these, at most; half of the samples or of the held-out data where "
+        "that is less",
+    )
     straightness_samples: Count = Field(256, description="trajectories behind the straightness")
     straightness_tolerance: Positive = Field(
         1e-4, description="tolerance of these trajectories, in data units"

@@ -14,7 +14,8 @@ from reflow.config import parse_recipe, read_recipe
 from reflow.data import DataSet, open_data, split
 from reflow.generation import fixed_method, generate
 from reflow.metrics import yardstick as module
-from reflow.metrics.yardstick import Yardstick, evenly, yardstick
+from reflow.metrics.figures import NEUTRAL, evenly
+from reflow.metrics.yardstick import Yardstick, yardstick
 from reflow.models import load_model
 
 
@@ -22,14 +23,16 @@ def measure(**settings: Any) -> tuple[Yardstick, DataSet, DataSet]:
     content = read_recipe(str(TINY)).model_dump(mode="json")
     content["evaluate"] |= {"classifier_steps": 5} | settings
     recipe = parse_recipe(content)
-    training, held_out = split(open_data(recipe.data, 0), 0.2, 0)
-    return yardstick(recipe, training, held_out), training, held_out
+    data = open_data(recipe.data, 0)
+    training, held_out = split(data, 0.2, 0)
+    how = {"data": data.digest(), "held_out": 0.2, "seed": 0}
+    return yardstick(recipe, training, held_out, how), training, held_out
 
 
 def test_samples_that_are_copied_stand_out_from_held_out_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PART", 100)
     stick, training, held_out = measure(samples=80)
-    reference = stick.reference(held_out)
+    reference = stick.reference()
     unseen = reference["nearest_training"]["held_out"]
     assert reference["nearest_training"]["training"] == len(training)
     own, _ = training.take(np.arange(0, 1400, 20))
@@ -44,8 +47,8 @@ def test_the_nearest_is_looked_for_among_a_stated_number_spread_evenly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MOST_TRAINING", 100)
-    stick, training, held_out = measure(samples=80)
-    assert stick.reference(held_out)["nearest_training"]["training"] == 100
+    stick, training, _ = measure(samples=80)
+    assert stick.reference()["nearest_training"]["training"] == 100
     among, _ = training.take(evenly(len(training), 100))
     assert stick.nearest_training(among)["median"] == 0
     left_out, _ = training.take(evenly(len(training), 100) + 1)
@@ -53,8 +56,8 @@ def test_the_nearest_is_looked_for_among_a_stated_number_spread_evenly(
 
 
 def test_real_data_covers_real_data_and_noise_covers_nothing() -> None:
-    stick, training, held_out = measure(samples=300)
-    floor = stick.reference(held_out)["floor"]
+    stick, training, _ = measure(samples=300)
+    floor = stick.reference()["floor"]
     assert min(floor["precision"], floor["recall"]) > 0.5
     assert floor["spread"] == pytest.approx(1, abs=0.05)  # 300 samples of 64 pixels
     real, _ = training.take(evenly(len(training), 300))
@@ -72,7 +75,8 @@ def test_evaluate_reports_what_scikit_learn_finds_on_vectors(reflow: Command, tm
     answer = reflow("evaluate", tmp_path / "base", "--nfe", "2", "--out", tmp_path / "e.json")
     assert answer.code == 0, answer.err
     found = json.loads((tmp_path / "e.json").read_text())
-    assert found["coverage"] == {"on": "samples", "samples": 80}  # a fifth of 400 points are held out
+    neighbours = {"on": "samples", "samples": 80, "precision_recall": 3, "density_coverage": 5}
+    assert found["protocol"]["neighbours"] == neighbours  # a fifth of 400 points are held out
     model = load_model(tmp_path / "base")
     how = {"seed": 0, "stream": "evaluate", "batch": 150, "device": torch.device("cpu")}
     (samples,) = generate(model, 150, method=fixed_method(model, 2), **how)  # type: ignore[arg-type]
@@ -89,7 +93,7 @@ def test_evaluate_reports_what_scikit_learn_finds_on_vectors(reflow: Command, tm
         covered_by_sklearn(real, among),
     )
     header = answer.out.splitlines()[0].split()
-    assert header == ["model", "NFE", "solver", "sliced_wasserstein", "precision", "recall", "spread"]
+    assert header == ["model", "NFE", "solver", *NEUTRAL]
     near = found["models"][0]["nearest_training"]
     said = f"base: RMS {near['median']:.4g} (median), {near['fifth_percentile']:.4g} (5th percentile)"
     assert said in answer.out
@@ -101,8 +105,11 @@ def test_evaluate_looks_at_labelled_images_through_the_classifier(
     answer = reflow("evaluate", labelled, "--nfe", "1", "--out", tmp_path / "e.json", "--json")
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
-    assert found["coverage"] == {"on": "classifier", "samples": 40}
-    assert set(found["models"][0]["figures"][0]) == {
-        *("nfe", "solver", "tolerance", "sliced_wasserstein", "frechet_classifier"),
-        *("precision", "recall", "spread"),
-    }
+    assert found["protocol"]["neighbours"]["on"] == "classifier"
+    names = ["frechet_classifier", "kernel_classifier", "kernel_classifier_spread", *NEUTRAL, "noise"]
+    assert list(found["models"][0]["figures"][0]) == ["nfe", "solver", "tolerance", *names]
+    assert list(found["floor"]) == ["samples", *names]
+    assert found["floor"]["noise"].keys() == {*names} - {"kernel_classifier_spread", "noise"}
+    for shares in (found["classes"], found["models"][0]["classes"]):
+        assert list(shares) == [str(digit) for digit in range(10)]
+        assert sum(shares.values()) == pytest.approx(1)

@@ -68,7 +68,8 @@ def test_two_processes_find_what_one_finds_and_the_first_one_says_it(
     answer = launched("--standalone", "-m", "reflow", *arguments)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == (tmp_path / "2.json").read_text()  # once
-    assert answer.stderr.count("3/3 settings") == answer.stderr.count("features:") == 1
+    assert answer.stderr.count("classifier:") == 1
+    assert len({line for line in answer.stderr.splitlines() if " 0 s left" in line}) == 1
     one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
     assert read_header(labelled / "model.safetensors").facts["classes"] == 10  # labels travel, too
     (first,), (second,) = one.pop("models"), two.pop("models")
@@ -76,7 +77,13 @@ def test_two_processes_find_what_one_finds_and_the_first_one_says_it(
     assert two == one
     assert second.pop("straightness") == pytest.approx(first.pop("straightness"), rel=1e-5)  # rounding
     for ours, theirs in zip(second.pop("figures"), first.pop("figures"), strict=True):
-        # Other sizes of batches round otherwise.
+        # Other sizes of batches round otherwise; a kernel distance is a difference of large sums.
+        spread = theirs.pop("kernel_classifier_spread")
+        assert ours.pop("kernel_classifier_spread") == pytest.approx(spread, rel=1e-4)
+        assert ours.pop("kernel_classifier") == pytest.approx(
+            theirs.pop("kernel_classifier"), abs=spread / 1e3
+        )
+        assert ours.pop("noise") == pytest.approx(theirs.pop("noise"), rel=1e-3)
         for name in ("sliced_wasserstein", "frechet_classifier", "spread"):
             assert ours.pop(name) == pytest.approx(theirs.pop(name), rel=1e-5)
         assert ours == theirs

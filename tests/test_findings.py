@@ -69,6 +69,27 @@ def test_tables_compare_with_the_recipe_and_the_floor(tmp_path: Path) -> None:
     assert text.index("| 2-rectified | reflow |  | 60", text.index("Law of t")) < text.index("times-u4")
 
 
+def test_evaluations_of_both_schemas_are_read(tmp_path: Path) -> None:
+    study = Study("digits", (), tmp_path)
+    chosen = study.variants(["base"])
+    (base,) = chosen["base"].models
+    for seed, schema in enumerate((1, 2)):
+        found = figures({100: 30.0 + seed}, "train", 0.1)
+        more = {"kernel_classifier": 1.0, "density": 0.9, "noise": {"frechet_classifier": 2.0}}
+        floor = {"frechet_classifier": 15.0, "recall": 0.9}
+        if schema == 2:
+            floor |= {"samples": 5, **more}
+            for figure in found["figures"]:
+                figure |= more
+        content = {"schema": schema, "floor": floor, "models": [found]}
+        path = study.folder(seed, base).parent / f"{base.name(study.text)}.evaluation.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    text = tables(tmp_path, chosen, study.text, (0, 1))
+    assert "held-out data (floor): 15 ± 0." in text
+    assert "| base | base |  |  |  |  | 30.5 ± 0.71 |" in text
+
+
 def test_peers_are_compared_with_our_student(tmp_path: Path) -> None:
     for seed in (0, 1):
         path = tmp_path / f"seed-{seed}" / "peer-them.evaluation.json"

@@ -46,7 +46,7 @@ def torchmetrics_distance(a: Floats, b: Floats) -> float:
     return float(metric.compute())
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(500, 400, 6), (300, 300, 32), (40, 2000, 3)])
+@pytest.mark.parametrize(("n", "m", "d"), [(500, 400, 6), (300, 300, 32), (40, 2000, 3), (600, 700, 128)])
 def test_the_frechet_distance_is_the_one_of_torchmetrics(n: int, m: int, d: int) -> None:
     a, b = features(n, d), features(m, d, seed=1)
     # torchmetrics takes its covariances from sums of squares, which costs it some digits.
@@ -84,6 +84,15 @@ def test_fewer_samples_than_features_have_the_right_distance() -> None:
     assert wanted == pytest.approx(shift + np.trace(cov_a + cov_b) - 2 * overlap, rel=1e-12)
     # Rounding, which singular covariances must not amplify.
     assert frechet_distance(a @ basis.T, b @ basis.T) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_sets_that_vary_along_other_features_share_nothing() -> None:
+    """C1 C2 = 0, fewer samples than features: the distance is |m1 - m2|^2 + tr C1 + tr C2."""
+    a, b = np.zeros((6, 40)), np.zeros((9, 40))
+    a[:, :20], b[:, 20:] = features(6, 20), features(9, 20, seed=1)
+    variances = a.var(axis=0, ddof=1).sum() + b.var(axis=0, ddof=1).sum()
+    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + variances
+    assert frechet_distance(a, b) == pytest.approx(wanted, rel=1e-12)  # rounding
 
 
 def test_constant_features_add_their_shift_only() -> None:

@@ -123,7 +123,17 @@ def test_docs_list_every_setting_as_it_is() -> None:
 
 def test_readme_shows_every_command() -> None:
     readme = (ROOT / "README.md").read_text()
-    for command in ("train", "average", "couple", "distill", "sample", "evaluate", "report", "inspect"):
+    for command in (
+        "train",
+        "average",
+        "couple",
+        "distill",
+        "sample",
+        "evaluate",
+        "compare",
+        "report",
+        "inspect",
+    ):
         assert f"reflow {command}" in readme
 
 

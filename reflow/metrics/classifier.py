@@ -4,7 +4,9 @@ Distances on them are comparable within one set of weights only, so its digest g
 Images are (N, C, H, W) in [-1, 1]; features (N, 32).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +16,13 @@ from torch import Tensor, nn
 
 from reflow.artifacts import payload_digest
 from reflow.data.dataset import DataSet
+from reflow.metrics.extractors import CHUNK, UNPREPARED, Preparation
+from reflow.metrics.kept import Kept, kept
 from reflow.noise import generator
 
 FEATURES = 32
 BATCH, RATE = 128, 2e-3
-CHUNK = 500  # images per forward pass
+VERSION = 1  # to be raised when the same data and settings train to another classifier
 
 
 class Classifier(nn.Module):
@@ -50,18 +54,53 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class Extractor:
+class ClassifierFeatures:
     """A trained classifier, its accuracy on held-out data and the digest of its weights."""
 
     network: Classifier
     accuracy: float
     digest: str
+    name: str = "classifier"
+    size: int = FEATURES
+    preparation: Preparation = UNPREPARED
 
     @torch.no_grad()
     def features(self, images: Tensor) -> NDArray[np.float32]:
         """Return the features (N, 32) of images."""
         parts = [self.network.body(part) for part in images.split(CHUNK)]
         return np.asarray(torch.cat(parts).numpy())
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> NDArray[np.int64]:
+        """Return the class (N,) that it finds in each image."""
+        parts = [self.network(part).argmax(1) for part in images.split(CHUNK)]
+        return np.asarray(torch.cat(parts).numpy())
+
+
+def kept_classifier(
+    training: DataSet, held_out: DataSet, split: Mapping[str, Any], *, steps: int, seed: int
+) -> ClassifierFeatures:
+    """Return a classifier of images with labels, trained unless the user's cache has it.
+
+    split: what decides which samples are held out, with the digest of the data under "data".
+    """
+    colours, height, width = training.event
+    event, classes = (colours, height, width), len(training.class_names)
+
+    def make() -> Kept:
+        found = train_classifier(training, held_out, event, classes, steps=steps, seed=seed)
+        return Kept(found.network.state_dict(), {"accuracy": found.accuracy})
+
+    others = {name: value for name, value in split.items() if name != "data"}
+    found = kept(
+        "classifier",
+        parents={"data": split["data"]},
+        settings={"version": VERSION, "split": others, "steps": steps, "seed": seed},
+        make=make,
+    )
+    network = Classifier(event, classes).eval()
+    network.load_state_dict(found.tensors)
+    return ClassifierFeatures(network, found.facts["accuracy"], payload_digest(found.tensors))
 
 
 def train_classifier(
@@ -72,7 +111,7 @@ def train_classifier(
     *,
     steps: int,
     seed: int,
-) -> Extractor:
+) -> ClassifierFeatures:
     """Return a classifier trained on labelled data, the same for the same seed."""
     torch.manual_seed(seed)
     network = Classifier(event, classes)
@@ -88,7 +127,7 @@ def train_classifier(
         loss.backward()
         rate.step()
     network.eval()
-    return Extractor(network, _accuracy(network, held_out), payload_digest(network.state_dict()))
+    return ClassifierFeatures(network, _accuracy(network, held_out), payload_digest(network.state_dict()))
 
 
 @torch.no_grad()

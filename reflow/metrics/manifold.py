@@ -1,10 +1,13 @@
-"""How two sets of samples cover each other: precision and recall, spread, nearest neighbours.
+"""How two sets of samples cover each other: precision, recall, density, coverage, spread, neighbours.
 
 Around every point of a set lies a ball that reaches to its k-th nearest neighbour in the set; together the
 balls stand for the set's manifold. Precision is the share of generated samples inside the real manifold,
 recall the share of real samples inside the generated one. Kynkaanniemi et al. 2019 (arXiv:1904.06991).
+Density counts the real balls that a generated sample lies in, coverage the real balls that hold one, so
+that balls around outliers, which are large, count no more than others. Naeem et al. 2020
+(arXiv:2002.09797).
 
-Both fall with the number of samples, so sets of equal size are compared. Samples are (N, D), distances
+All depend on the number of samples, so sets of equal size are compared. Samples are (N, D), distances
 Euclidean; no more than CHUNK of them are in memory at a time.
 """
 
@@ -19,7 +22,8 @@ from reflow.errors import ReflowError
 Samples = NDArray[np.float64] | NDArray[np.float32]
 Floats = NDArray[np.float64]
 
-NEIGHBOURS = 3  # k
+NEIGHBOURS = 3  # k of precision and recall
+CROWD = 5  # k of density and coverage
 CHUNK = 1 << 23  # distances: 64 MiB
 ROUNDING = 1e-13  # of a squared distance, relative to the largest square of a point
 
@@ -28,32 +32,45 @@ ROUNDING = 1e-13  # of a squared distance, relative to the largest square of a p
 class Manifold:
     """The balls around the points (N, D) of a set, which are kept relative to their centre (D,).
 
-    reach: squared radii (N,), with room for rounding.
+    reach: squared radii (N,), with room for rounding. neighbours: k, which the number of points limits.
     """
 
     points: Floats
     centre: Floats
     reach: Floats
+    neighbours: int
 
     def __len__(self) -> int:
         return len(self.points)
 
     def covers(self, samples: Samples) -> NDArray[np.bool_]:
         """Return which of the samples (M, D) lie inside, (M,)."""
+        return np.concatenate([inside.any(axis=1) for inside in self._inside(samples)])
+
+    def density_coverage(self, samples: Samples) -> tuple[float, float]:
+        """Return density and coverage of samples (M, D) against the points of this set."""
+        balls, held = 0, np.zeros(len(self), np.bool_)
+        for inside in self._inside(samples):
+            balls += int(inside.sum())
+            held |= inside.any(axis=0)
+        return balls / (self.neighbours * len(samples)), float(held.mean())
+
+    def _inside(self, samples: Samples) -> Iterator[NDArray[np.bool_]]:
+        """Yield which samples lie in which balls (m, N), some samples at a time."""
         centred = np.asarray(samples, np.float64) - self.centre
-        inside = [(squares <= self.reach).any(axis=1) for squares in _squares(centred, self.points)]
-        return np.concatenate(inside)
+        return (squares <= self.reach for squares in _squares(centred, self.points))
 
 
 def manifold(samples: Samples, neighbours: int = NEIGHBOURS) -> Manifold:
     """Return the manifold of samples (N, D), at least two; the nearest of few samples count as k-th."""
     if len(samples) < 2:
-        raise ReflowError(f"precision and recall need two samples a side, not {len(samples)}")
+        raise ReflowError(f"the neighbours of samples need two samples a side, not {len(samples)}")
     values = np.asarray(samples, np.float64)
     centre = values.mean(axis=0)
     points, rank = values - centre, min(neighbours, len(values) - 1)  # rank 0 is the point itself
     radii = [np.partition(squares, rank, axis=1)[:, rank] for squares in _squares(points, points)]
-    return Manifold(points, centre, np.concatenate(radii) + ROUNDING * (points**2).sum(axis=1).max())
+    reach = np.concatenate(radii) + ROUNDING * (points**2).sum(axis=1).max()
+    return Manifold(points, centre, reach, rank)
 
 
 def precision_recall(generated: Samples, real: Samples | Manifold) -> tuple[float, float]:
@@ -62,6 +79,12 @@ def precision_recall(generated: Samples, real: Samples | Manifold) -> tuple[floa
     precision = truth.covers(generated).mean()
     recall = manifold(generated).covers(truth.points + truth.centre).mean()
     return float(precision), float(recall)
+
+
+def density_coverage(generated: Samples, real: Samples | Manifold) -> tuple[float, float]:
+    """Return density and coverage of samples; `real` may be a manifold that was made before."""
+    truth = real if isinstance(real, Manifold) else manifold(real, CROWD)
+    return truth.density_coverage(generated)
 
 
 def spread_ratio(generated: Samples, real: Samples) -> float:

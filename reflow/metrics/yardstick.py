@@ -1,20 +1,22 @@
 """What samples are measured by: held-out data, their features, and the training data not to be copied."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.data.dataset import DataSet
-from reflow.metrics.classifier import Extractor, train_classifier
-from reflow.metrics.frechet import frechet_distance
-from reflow.metrics.manifold import Manifold, manifold, nearest_distances, precision_recall, spread_ratio
-from reflow.metrics.sliced import sliced_wasserstein
+from reflow.metrics.classifier import ClassifierFeatures, kept_classifier
+from reflow.metrics.extractors import UNPREPARED, Extractor, Features
+from reflow.metrics.figures import Figures, evenly, figures_against
+from reflow.metrics.kept import Kept, kept
+from reflow.metrics.manifold import nearest_distances
 from reflow.noise import draw_seed
-from reflow.settings import EvaluateSettings, Recipe
+from reflow.settings import Recipe
 
 MOST_TRAINING = 60_000  # training samples among which the nearest is looked for, spread evenly over all
 PART = 4096  # of them in memory at a time
@@ -22,35 +24,28 @@ PART = 4096  # of them in memory at a time
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What every model is measured against, with the same random directions and features.
+    """What every model is measured against.
 
-    manifold: of as many held-out samples as all sides have, by their features where there are.
+    extractor: gives the features that are compared; classifier: tells the classes of samples.
     """
 
-    real: NDArray[np.float32]
-    features: NDArray[np.float32] | None
+    against: Figures
     extractor: Extractor | None
-    manifold: Manifold
+    classifier: ClassifierFeatures | None
     training: DataSet
-    settings: EvaluateSettings
-    seed: int
+    held_out: DataSet
 
-    def figures(self, samples: Tensor) -> dict[str, float]:
-        """Return the distances of samples (N, *event) to the held-out data, and how they cover it."""
-        rng = np.random.default_rng(draw_seed(self.seed, "projections"))
-        flat = samples.flatten(1).numpy()
-        wanted = self.settings.projections
-        found = {"sliced_wasserstein": sliced_wasserstein(flat, self.real, projections=wanted, rng=rng)}
-        seen = flat
-        if self.extractor is not None and self.features is not None:
-            seen = self.extractor.features(samples)
-            found["frechet_classifier"] = frechet_distance(seen, self.features)
-        precision, recall = precision_recall(seen[evenly(len(seen), len(self.manifold))], self.manifold)
-        return found | {
-            "precision": precision,
-            "recall": recall,
-            "spread": spread_ratio(flat, self.real),
-        }
+    def figures(self, samples: Tensor) -> dict[str, Any]:
+        """Return the figures of samples (N, *event) against held-out data, and their noise."""
+        return self.against.of(samples)
+
+    def classes(self, samples: Tensor) -> dict[str, float] | None:
+        """Return the share of samples in each class, by name, as the classifier sees them."""
+        if self.classifier is None:
+            return None
+        names = self.training.class_names
+        counts = np.bincount(self.classifier.classes(samples), minlength=len(names))
+        return {name: int(count) / len(samples) for name, count in zip(names, counts, strict=True)}
 
     def nearest_training(self, samples: Tensor) -> dict[str, float]:
         """Return how far samples are from the nearest training sample, RMS per dimension."""
@@ -58,26 +53,48 @@ class Yardstick:
         low, median = np.percentile(found, [5, 50])
         return {"median": float(median), "fifth_percentile": float(low)}
 
-    def reference(self, held_out: DataSet) -> dict[str, Any]:
+    def features_told(self) -> dict[str, Any] | None:
+        """Return which network the features are of."""
+        found = self.extractor
+        if found is None:
+            return None
+        told = {"name": found.name, "sha256": found.digest, "size": found.size}
+        return told | ({"accuracy": found.accuracy} if isinstance(found, ClassifierFeatures) else {})
+
+    def protocol(self) -> dict[str, Any]:
+        """Return how figures are made of samples: all that they depend on beside these."""
+        against, extractor = self.against, self.extractor
+        settings = against.settings
+        prepared = UNPREPARED if extractor is None else extractor.preparation
+        kernel: dict[str, float] = {"subsets": settings.kernel_subsets, "size": against.kernel_size}
+        kernel |= {} if against.seen is None else {"unit": against.seen.unit}
+        return {
+            "samples": settings.samples,
+            "held_out": {"samples": len(self.held_out), "sha256": self.held_out.digest()},
+            **prepared._asdict(),
+            "kernel": None if against.seen is None else kernel,
+            "neighbours": {
+                "on": "samples" if extractor is None else extractor.name,
+                "samples": len(against.balls),
+                "precision_recall": against.balls.neighbours,
+                "density_coverage": against.crowd.neighbours,
+            },
+            "projections": settings.projections,
+        }
+
+    def reference(self) -> dict[str, Any]:
         """Return what the figures refer to, and those of real data against real data."""
-        wanted, extractor = self.settings.samples, self.extractor
-        real, _ = self.training.take(evenly(len(self.training), min(wanted, len(self.training))))
-        unseen, _ = held_out.take(evenly(len(held_out), min(wanted, len(held_out))))
+        wanted = self.against.settings.samples
+        real, unseen = (_spread_over(data, wanted) for data in (self.training, self.held_out))
         return {
             "samples": wanted,
-            "held_out": len(held_out),
-            "data": held_out.digest(),
-            "features": None
-            if extractor is None
-            else {"name": "classifier", "sha256": extractor.digest, "accuracy": extractor.accuracy},
-            "coverage": {
-                "on": "samples" if extractor is None else "classifier",
-                "samples": len(self.manifold),
-            },
+            "held_out": len(self.held_out),
+            "data": self.held_out.digest(),
             "nearest_training": {
                 "training": min(len(self.training), MOST_TRAINING),
                 "held_out": self.nearest_training(unseen),
             },
+            "classes": self.classes(unseen),
             "floor": {"samples": len(real), **self.figures(real)},
         }
 
@@ -89,27 +106,47 @@ class Yardstick:
             yield part.flatten(1).numpy()
 
 
-def yardstick(recipe: Recipe, training: DataSet, held_out: DataSet) -> Yardstick:
-    """Return the measure of a recipe's models; images with labels are seen by a classifier, too."""
-    real, _ = held_out.take(np.arange(len(held_out)))
-    settings, extractor, features = recipe.evaluate, None, None
+def yardstick(
+    recipe: Recipe,
+    training: DataSet,
+    held_out: DataSet,
+    split: Mapping[str, Any],
+    extractor: Extractor | None = None,
+) -> Yardstick:
+    """Return the measure of a recipe's models.
+
+    split: what decides which samples are held out. extractor: gives the features; without one, images with
+    labels are seen by a classifier.
+    """
+    settings, classifier = recipe.evaluate, None
     if training.labels is not None and len(training.event) == 3:
-        colours, height, width = training.event
-        extractor = train_classifier(
-            training,
-            held_out,
-            (colours, height, width),
-            len(training.class_names),
-            steps=settings.classifier_steps,
-            seed=draw_seed(recipe.seed, "classifier"),
-        )
-        features = extractor.features(real)
-    flat = real.flatten(1).numpy()
-    seen = flat if features is None else features
-    covered = manifold(seen[evenly(len(seen), min(settings.samples, len(training), len(seen)))])
-    return Yardstick(flat, features, extractor, covered, training, settings, recipe.seed)
+        seed = draw_seed(recipe.seed, "classifier")
+        classifier = kept_classifier(training, held_out, split, steps=settings.classifier_steps, seed=seed)
+    chosen = extractor or classifier
+    real, _ = held_out.take(np.arange(len(held_out)))
+    against = figures_against(
+        real,
+        chosen,
+        None if chosen is None else _kept_features(chosen, held_out, real),
+        settings,
+        fewest=min(settings.samples, len(training), len(held_out)),
+        seed=recipe.seed,
+    )
+    return Yardstick(against, chosen, classifier, training, held_out)
 
 
-def evenly(available: int, wanted: int) -> NDArray[np.int64]:
-    """Return `wanted` row numbers spread evenly over what there is, repeating when it is fewer."""
-    return np.arange(wanted) * available // wanted
+def _kept_features(extractor: Extractor, data: DataSet, samples: Tensor) -> Features:
+    """Return the features (M, F) of all samples of data, computed unless the user's cache has them."""
+    found = kept(
+        "features",
+        parents={"data": data.digest(), "extractor": extractor.digest},
+        settings={"name": extractor.name, **extractor.preparation._asdict()},
+        make=lambda: Kept({"features": torch.from_numpy(extractor.features(samples))}, {}),
+    )
+    features: NDArray[np.float32] = found.tensors["features"].numpy()
+    return features
+
+
+def _spread_over(data: DataSet, wanted: int) -> Tensor:
+    samples, _ = data.take(evenly(len(data), min(wanted, len(data))))
+    return samples

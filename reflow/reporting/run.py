@@ -10,7 +10,7 @@ from reflow.errors import ReflowError
 from reflow.pairs import read_index
 from reflow.workspace import AVERAGE
 
-EVALUATION, SCHEMA = "evaluation.json", 1
+EVALUATION, SCHEMA = "evaluation.json", 2
 ORDER = ("train", "couple", "reflow", "distill")
 
 
@@ -73,7 +73,8 @@ def open_run(folder: Path) -> Run:
             AVERAGE in entry.header.facts,  # after the model of the same training
         ),
     )
-    run = Run(folder, entries, _evaluation(folder / EVALUATION))
+    evaluation = folder / EVALUATION
+    run = Run(folder, entries, read_evaluation(evaluation) if evaluation.exists() else None)
     if not run.models():
         raise ReflowError(f"{folder} holds no complete model; finish reflow train first")
     return run
@@ -100,11 +101,12 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
         raise ReflowError(f"{path} is not JSON lines; remove it to report without it") from error
 
 
-def _evaluation(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Return what reflow evaluate wrote."""
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ReflowError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ReflowError(f"{path} is not JSON; make it anew with reflow evaluate") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:

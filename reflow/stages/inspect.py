@@ -89,7 +89,7 @@ def _text(entry: dict[str, Any]) -> str:
     unfinished = "unfinished, what is there is sound; give its command again to finish it"
     state = "complete and sound" if entry["complete"] else unfinished
     recipe, what = entry["recipe"], f"{entry['kind']} of stage {entry['stage']}"
-    if entry["kind"] != "data":
+    if entry["rectification"]:
         what += f", {entry['rectification']}-rectified flow"
     lines = [f"{entry['path']}: {what}, {state}", f"  sha256   {entry['sha256']}"]
     lines += [f"  from     {role} {digest}" for role, digest in sorted(entry["parents"].items())]

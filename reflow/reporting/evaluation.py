@@ -1,0 +1,74 @@
+"""An evaluation as it is written and as it is printed."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+FLOOR = "real (floor)"  # training data against held-out data
+HIDDEN = ("samples", "noise")  # of an entry: no figures
+SPREAD = "_spread"  # ends the names of figures that say how another one scatters
+TIMES = ".times.json"
+
+
+def to_json(result: Mapping[str, Any]) -> str:
+    """Return the result as it is written."""
+    return json.dumps(result, indent=1)
+
+
+def times_beside(out: Path) -> Path:
+    """Return where the times of an evaluation go, which differ from run to run."""
+    return out.with_name(out.name.removesuffix(".json") + TIMES)
+
+
+def figures_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return the names of the figures in an entry that are shown, in order."""
+    known = [name for name in entry if name not in (*HIDDEN, "nfe", "solver", "tolerance")]
+    return [name for name in known if not name.endswith(SPREAD)]
+
+
+def method_of(figure: Mapping[str, Any]) -> str:
+    """Return how samples were drawn, in words."""
+    tolerance = figure["tolerance"]
+    return figure["solver"] if tolerance is None else f"{figure['solver']} {tolerance:g}"
+
+
+def to_table(result: Mapping[str, Any]) -> str:
+    """Return the figures as lines for a terminal."""
+    floor, models = result["floor"], result["models"]
+    names = figures_of(floor)
+    rows = [["model", "NFE", "solver", *names]]
+    for model in models:
+        for found in model["figures"]:
+            rows.append([model["path"], f"{found['nfe']:.4g}", method_of(found), *_cells(found, names)])
+    rows.append([FLOOR, "", "", *_cells(floor, names)])
+    lines = aligned(rows, left=(0, 2))
+    for model in models:
+        if model["straightness"] is not None:
+            lines.append(f"straightness of {model['path']}: {model['straightness']:.4g}")
+    for name, near in (
+        *((model["path"], model["nearest_training"]) for model in models),
+        ("held-out data", result["nearest_training"]["held_out"]),
+    ):
+        lines.append(
+            f"nearest training sample of {name}: RMS {near['median']:.4g} (median), "
+            f"{near['fifth_percentile']:.4g} (5th percentile)"
+        )
+    return "\n".join(lines)
+
+
+def aligned(rows: list[list[str]], left: Iterable[int]) -> list[str]:
+    """Return rows as lines in columns; those of the numbers `left` begin at the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    flush = set(left)
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if column in flush else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cells(entry: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [f"{entry[name]:.4g}" for name in names]

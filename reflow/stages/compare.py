@@ -1,0 +1,13 @@
+"""compare: how two evaluations differ, beside the noise of sampling."""
+
+from pathlib import Path
+
+from reflow.reporting.comparison import compared, to_text
+from reflow.reporting.evaluation import to_json
+from reflow.reporting.run import read_evaluation
+
+
+def run(first: Path, second: Path, *, as_json: bool) -> str:
+    """Return the differences in lines, or as JSON."""
+    found = compared(read_evaluation(first), read_evaluation(second), (first, second))
+    return to_json(found) if as_json else to_text(found)

@@ -1,0 +1,124 @@
+"""A sweep: every model by every method, each drawn, measured and kept until all are finished.
+
+Processes of torchrun draw together; the first one has the yardstick, keeps results and knows the answers.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from reflow.crew import Crew
+from reflow.distributed import agree
+from reflow.finished import Finished
+from reflow.generation import usual_method
+from reflow.metrics.yardstick import Yardstick
+from reflow.models import Model
+from reflow.reporting.progress import Meter, say
+from reflow.reporting.run import SCHEMA
+from reflow.settings import SolverSettings
+
+Result = dict[str, Any]
+
+
+class Task(NamedTuple):
+    """A model, and the method by which its samples are drawn; None: its straightness is wanted."""
+
+    model: Model
+    method: SolverSettings | None
+
+
+@dataclass
+class Sweep:
+    """Who draws, what measures (on the first process), and what was finished before.
+
+    protocol: what results follow from beside model and method. done: evaluations so far, as expected.
+    """
+
+    crew: Crew
+    measure: Yardstick | None
+    finished: Finished
+    protocol: Any
+    done: int = 0
+    meter: Meter | None = None
+
+    def run(self, tasks: Sequence[Task]) -> list[Result]:
+        """Return the results of all tasks in order; empty ones on all processes but the first."""
+        known: dict[int, Result] = {}
+        if self.crew.world.leads:
+            found = ((number, self.finished.get(self._key(task))) for number, task in enumerate(tasks))
+            known = {number: result for number, result in found if result is not None}
+        known = agree(known, self.crew.world)
+        self.done = sum(self.crew.cost(tasks[number].method) for number in known)
+        with self._watched(sum(self.crew.cost(task.method) for task in tasks)):
+            if known and self.measure is not None:
+                say(f"evaluate: {len(known)} of {len(tasks)} parts were finished before; going on")
+            return [known.get(number) or self._do(task) for number, task in enumerate(tasks)]
+
+    def _do(self, task: Task) -> Result:
+        found = self._straightness(task) if task.method is None else self._figures(task, task.method)
+        if found:
+            self.finished.put(self._key(task), found)
+        self.done += self.crew.cost(task.method)
+        self._show(task, 0.0)
+        return found
+
+    def _figures(self, task: Task, method: SolverSettings) -> Result:
+        """Draw samples and return their figures, and more of those that a user gets."""
+        begin = time.perf_counter()
+        samples = self.crew.samples(task.model, method, lambda share: self._show(task, share))
+        if samples is None or self.measure is None:
+            return {}
+        (x1, nfe), drawn = samples, time.perf_counter()
+        how: Result = {
+            "nfe": float(nfe.double().mean()),
+            "solver": method.solver,
+            "tolerance": method.tolerance,
+        }
+        found: Result = {"figure": how | self.measure.figures(x1)}
+        if method == usual_method(task.model):
+            found |= self._more(x1)
+        seconds = {
+            "seconds_per_image": (drawn - begin) / len(x1),
+            "measuring_seconds": time.perf_counter() - drawn,
+        }
+        return found | {"times": how | seconds}
+
+    def _more(self, samples: Tensor) -> Result:
+        """Return what is told of a model's usual samples alone."""
+        assert self.measure is not None
+        return {
+            "nearest_training": self.measure.nearest_training(samples),
+            "classes": self.measure.classes(samples),
+        }
+
+    def _straightness(self, task: Task) -> Result:
+        value = self.crew.straightness(task.model, lambda share: self._show(task, share))
+        return {} if value is None else {"straightness": value}
+
+    def _key(self, task: Task) -> list[Any]:
+        """Return all that a result follows from."""
+        recipe = self.crew.recipe
+        settings = recipe.evaluate
+        if task.method is None:
+            method: Any = [settings.straightness_samples, settings.straightness_tolerance]
+        else:
+            method = task.method.model_dump()
+        return [SCHEMA, task.model.digest, recipe.seed, method, settings.batch, self.protocol]
+
+    @contextlib.contextmanager
+    def _watched(self, total: int) -> Iterator[None]:
+        """Show progress on the first process."""
+        if self.measure is None:
+            yield
+            return
+        with Meter("evaluate", total, "network evaluations", done=self.done) as self.meter:
+            yield
+
+    def _show(self, task: Task, share: float) -> None:
+        """Show that a share of a task is done; its samples are still to be measured."""
+        if self.meter is not None:
+            self.meter.update(self.done + int(0.99 * share * self.crew.cost(task.method)))

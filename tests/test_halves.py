@@ -1,0 +1,55 @@
+"""The noise of a figure is how it scatters over sets of samples that are drawn anew."""
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from reflow.metrics.frechet import frechet_distance, moments
+from reflow.metrics.halves import HALVES, with_noise
+from reflow.metrics.manifold import manifold
+
+
+def test_the_noise_of_a_mean_is_its_standard_error() -> None:
+    n, found = 400, []
+    for seed in range(60):
+        values = 3 * np.random.default_rng(seed).standard_normal(n) + 1
+
+        def measure(rows: NDArray[np.int64], values: NDArray[np.float64] = values) -> dict[str, float]:
+            return {"mean": float(values[rows].mean())}
+
+        noisy = with_noise(n, measure, np.random.default_rng(0))
+        assert noisy.values == {"mean": values.mean()}
+        found.append(noisy.noise["mean"])
+    rms = math.sqrt(np.mean(np.square(found)))
+    # Each variance of HALVES values is known to sqrt(2 / (HALVES - 1)), their mean over 60 to 7 %.
+    assert rms == pytest.approx(3 / math.sqrt(n), rel=4 * math.sqrt(2 / (HALVES - 1) / 60) / 2)
+
+
+def test_the_noise_of_distances_and_coverage_is_their_scatter() -> None:
+    real = np.random.default_rng(99).standard_normal((150, 3))
+    truth, balls, n = moments(real), manifold(real), 150
+    values: dict[str, list[float]] = {"frechet": [], "precision": []}
+    noise: dict[str, list[float]] = {"frechet": [], "precision": []}
+    for seed in range(40):
+        samples = 1.5 * np.random.default_rng(seed).standard_normal((n, 3)) + 0.5
+
+        def measure(rows: NDArray[np.int64], samples: NDArray[np.float64] = samples) -> dict[str, float]:
+            return {
+                "frechet": frechet_distance(samples[rows], truth),
+                "precision": float(balls.covers(samples[rows]).mean()),
+            }
+
+        noisy = with_noise(n, measure, np.random.default_rng(seed))
+        for name in values:
+            values[name].append(noisy.values[name])
+            noise[name].append(noisy.noise[name])
+    for name, each in values.items():
+        rms = math.sqrt(np.mean(np.square(noise[name])))
+        assert rms == pytest.approx(np.std(each), rel=0.5), name  # a scatter of 40 is known to 11 %
+
+
+def test_too_few_samples_tell_no_noise() -> None:
+    noisy = with_noise(3, lambda rows: {"count": float(len(rows))}, np.random.default_rng(0))
+    assert noisy == ({"count": 3.0}, {})
