@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import RectBivariateSpline
+from scipy.special import gammaln
 from torch import Tensor
 
 from reflow.flow import VelocityField
@@ -162,3 +163,21 @@ def _look(field: tuple[RectBivariateSpline, RectBivariateSpline], y: Floats) -> 
     across, along = field
     velocity = np.stack([across.ev(*y), along.ev(*y)])
     return velocity, across.ev(*y, dx=1) + along.ev(*y, dy=1)
+
+
+def total_variation(found: Floats, wanted: Floats) -> float:
+    """Return half the sum of the differences of two sets of probabilities of bins: 0 equal, 1 disjoint."""
+    return float(np.abs(found - wanted).sum() / 2)
+
+
+def sampling_variation(wanted: Floats, count: int) -> float:
+    """Return the mean total variation between these probabilities and the shares of `count` draws.
+
+    Each bin's count is binomial; the mean of its distance from its mean is De Moivre's
+    2 m C(n, m) p^m (1 - p)^(n - m + 1) with m the whole part of n p, plus 1.
+    """
+    p = np.clip(wanted.ravel(), 1e-300, 1 - 1e-16)
+    m = np.minimum(np.floor(count * p) + 1, count)
+    ways = gammaln(count + 1) - gammaln(m + 1) - gammaln(count - m + 1)
+    deviations = 2 * m * np.exp(ways + m * np.log(p) + (count - m + 1) * np.log1p(-p))
+    return float(deviations.sum() / count / 2)
