@@ -7,7 +7,7 @@
   const canvases = [...root.querySelectorAll("canvas")];
   const last = data.times.length - 1;
   const HALF = 600, LENGTH = 6000, PAUSE = 1200; // half a picture's side; milliseconds of a run, of a still
-  const HEAD = 0.32, SHORTEST = 6, FULL = 127; // as in planar.py
+  const HEAD = 0.28, SHORTEST = 6, FULL = 127; // as in planar.py
   const fluids = [data.density, data.histogram].map(({ side, shades }) => ({ side, shades: bytes(shades) }));
   const velocities = data.flows.map((flow) => bytes(flow.velocities));
   const calm = matchMedia("(prefers-reduced-motion: reduce)");

@@ -30,11 +30,12 @@ STREAM = "physics"
 SHOWN = np.arange(0, STEPS + 1, 2)  # of the times of the density: t = 0, 0.05, ..., 1
 STILL = (0, 5, 10, 15, 20)  # of those shown: what stands still in print
 FIRST = 10  # of those shown: where the page begins
-PARTICLES, PARTICLE_TOLERANCE, BINS = 3000, 1e-2, 27
-PATHS, PATH_TOLERANCE, MEASURED = 80, 1e-3, 200  # trajectories drawn; how many tell the straightness
+PARTICLES, BINS = 2500, 27
+PATHS, MEASURED = 80, 200  # trajectories drawn; how many tell the straightness
+TOLERANCE, MEASURING = 1e-2, 1e-3  # of what is drawn, a hundredth of a picture's side; of the straightness
 ARROWS = 13  # a side
 MAPPED, BEHIND = 400, 500  # points of a one-step map; of the data behind
-LINES, CROSSING, ASIDE = 7, FIRST, 0.4  # lines through a point; when; its distance from the middle
+LINES, CROSSING, ASIDE = 7, 13, 0.35  # lines through a point; when; its distance from the middle
 FULL = 127  # of a byte: an arrow of full length
 
 
@@ -113,12 +114,21 @@ class _Scene:
         """Return what the template shows."""
         name, first = next(iter(self.fields.items()))
         x0 = noise(self.seed, STREAM, range(PARTICLES), (2,)).to(self.data)
-        particles = self._carry(first, x0, PARTICLE_TOLERANCE)
+        particles = self._carry(first, x0)
         ends = torch.cat([self.data, particles[-1]])
         reach = 1.3 * float(ends.abs().max())  # the density of a blob goes on beyond its last particle
         density = carried(first, reach=reach, like=self.data, label=self.label).at(SHOWN)
         window = Window(max(3.0, 1.1 * float(self.data.abs().max())))
-        flows = [self._flow(name, field, x0[:PATHS], window) for name, field in self.fields.items()]
+        close = Window(1.2 * float(self.data.abs().max()))
+        flows = [
+            self._flow(
+                name,
+                field,
+                particles[:, :PATHS] if field is first else self._carry(field, x0[:PATHS]),
+                window,
+            )
+            for name, field in self.fields.items()
+        ]
         crossing = self._crossing(first)
         fluid = _fluid(density, particles)
         return {
@@ -133,18 +143,21 @@ class _Scene:
             "worst": fluid.worst,
             "flows": [_drawn(flow, window, _longest(flows)) for flow in flows],
             "crossing": _crossed(crossing, window),
-            "maps": [self._one_step(name, model, x0[:MAPPED], window) for name, model in self.models.items()],
+            "maps": [
+                self._one_step(name, model, x0[:MAPPED], close) for name, model in self.models.items()
+            ],
+            "close": {"reach": close.reach, "behind": close.dots(self.data[:BEHIND])},
             "payload": _payload(density, fluid, flows, crossing, window),
         }
 
     def _labels(self, count: int) -> Tensor | None:
         return None if self.label is None else torch.full((count,), self.label, device=self.data.device)
 
-    def _carry(self, field: Model, x0: Tensor, tolerance: float) -> Tensor:
+    def _carry(self, field: Model, x0: Tensor) -> Tensor:
         times = torch.from_numpy(SHOWN / STEPS)
-        return trajectory(field, x0, times, tolerance=tolerance, label=self._labels(len(x0)))[0]
+        return trajectory(field, x0, times, tolerance=TOLERANCE, label=self._labels(len(x0)))[0]
 
-    def _flow(self, name: str, field: Model, x0: Tensor, window: Window) -> Flow:
+    def _flow(self, name: str, field: Model, states: Tensor, window: Window) -> Flow:
         cells = _arrow_origins(window).to(self.data)
         velocities = []
         for t in SHOWN / STEPS:
@@ -152,8 +165,7 @@ class _Scene:
                 times = torch.full((len(cells),), float(t)).to(self.data)
                 velocities.append(field(cells, times, self._labels(len(cells))))
         measured = noise(self.seed, STREAM, range(MEASURED), (2,)).to(self.data)
-        straight = straightness(field, measured, tolerance=PATH_TOLERANCE, label=self._labels(MEASURED))
-        states = self._carry(field, x0, PATH_TOLERANCE)
+        straight = straightness(field, measured, tolerance=MEASURING, label=self._labels(MEASURED))
         return Flow(name, states, torch.stack(velocities), float(straight.mean()))
 
     def _crossing(self, field: Model) -> Crossing:
@@ -167,8 +179,8 @@ class _Scene:
         ends = self.data[torch.from_numpy(chosen).to(self.data.device)]
         with torch.no_grad():
             learnt = field(point, point.new_full((1,), t), self._labels(1))[0]
-        x0 = integrate(field, point, tolerance=PATH_TOLERANCE, t0=t, t1=0, label=self._labels(1)).x1
-        through = self._carry(field, x0, PATH_TOLERANCE)[:, 0]
+        x0 = integrate(field, point, tolerance=TOLERANCE, t0=t, t1=0, label=self._labels(1)).x1
+        through = self._carry(field, x0)[:, 0]
         mean = marginal_velocity(point, t, self.data)[0]
         return Crossing(point[0], beginnings(point[0], t, ends), ends, through, mean, learnt)
 
@@ -246,8 +258,8 @@ def _longest(flows: list[Flow]) -> float:
 
 
 def _arrow_scale(window: Window, longest: float) -> float:
-    """Return by how much velocities are multiplied for the longest arrow to be two cells long."""
-    return 2 * 2 * window.reach / ARROWS / longest
+    """Return by how much velocities are multiplied for the longest arrow to be 1.4 cells long."""
+    return 1.4 * 2 * window.reach / ARROWS / longest
 
 
 def _drawn(flow: Flow, window: Window, longest: float) -> dict[str, Any]:

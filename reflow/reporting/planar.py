@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 SIZE = 1200
-HEAD = 0.32  # of an arrow: the share of its length, and half as much to either side
+HEAD = 0.28  # of an arrow: the share of its length, and half as much to either side
 SHORTEST = 6.0  # an arrow of fewer units is left out
 SHADE = (42, 111, 151)  # of densities in print, on white
 
