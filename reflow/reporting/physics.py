@@ -130,6 +130,7 @@ class _Scene:
             for name, field in self.fields.items()
         ]
         crossing = self._crossing(first)
+        meeting = Window(1.1 * float(torch.cat([crossing.begin, self.data]).abs().max()))
         fluid = _fluid(density, particles)
         return {
             "name": name,
@@ -142,12 +143,13 @@ class _Scene:
             "now": fluid.told(FIRST),
             "worst": fluid.worst,
             "flows": [_drawn(flow, window, _longest(flows)) for flow in flows],
-            "crossing": _crossed(crossing, window),
+            "crossing": _crossed(crossing, meeting),
+            "meeting": {"reach": meeting.reach, "behind": meeting.dots(self.data[:BEHIND])},
             "maps": [
                 self._one_step(name, model, x0[:MAPPED], close) for name, model in self.models.items()
             ],
             "close": {"reach": close.reach, "behind": close.dots(self.data[:BEHIND])},
-            "payload": _payload(density, fluid, flows, crossing, window),
+            "payload": _payload(density, fluid, flows, window) | {"crossing": _moving(crossing, meeting)},
         }
 
     def _labels(self, count: int) -> Tensor | None:
@@ -292,9 +294,7 @@ def _crossed(crossing: Crossing, window: Window) -> dict[str, Any]:
     }
 
 
-def _payload(
-    density: Density, fluid: Fluid, flows: list[Flow], crossing: Crossing, window: Window
-) -> dict[str, Any]:
+def _payload(density: Density, fluid: Fluid, flows: list[Flow], window: Window) -> dict[str, Any]:
     """Return what the script needs, in units of the picture and as bytes."""
     longest = _longest(flows)
     return {
@@ -314,11 +314,14 @@ def _payload(
             {"states": window.place(flow.states).tolist(), "velocities": _velocities(flow, longest)}
             for flow in flows
         ],
-        "crossing": {
-            "begin": window.place(crossing.begin).tolist(),
-            "end": window.place(crossing.end).tolist(),
-            "through": window.place(crossing.through).tolist(),
-        },
+    }
+
+
+def _moving(crossing: Crossing, window: Window) -> dict[str, Any]:
+    return {
+        "begin": window.place(crossing.begin).tolist(),
+        "end": window.place(crossing.end).tolist(),
+        "through": window.place(crossing.through).tolist(),
     }
 
 
