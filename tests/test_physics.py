@@ -13,7 +13,6 @@ import pytest
 import torch
 from conftest import Exact
 from PIL import Image
-from torch import Tensor
 
 from reflow.artifacts import Header
 from reflow.errors import ReflowError
