@@ -18,19 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.errors import ReflowError
-from reflow.metrics.continuity import STEPS, Density, carried, sampling_variation, total_variation
+from reflow.metrics.continuity import STEPS, carried
 from reflow.metrics.marginal import beginnings, marginal_velocity, shares
 from reflow.metrics.straightness import straightness
 from reflow.models import Model
 from reflow.noise import draw_seed, noise
-from reflow.reporting.planar import SIZE, Window, shade_png, shades
+from reflow.reporting.fluid import BINS, Fluid, compare
+from reflow.reporting.planar import SIZE, Window
 from reflow.solvers import integrate, trajectory
 
 STREAM = "physics"
 SHOWN = np.arange(0, STEPS + 1, 2)  # of the times of the density: t = 0, 0.05, ..., 1
 STILL = (0, 5, 10, 15, 20)  # of those shown: what stands still in print
 FIRST = 10  # of those shown: where the page begins
-PARTICLES, BINS = 2500, 27
+PARTICLES = 2500
 PATHS, MEASURED = 80, 200  # trajectories drawn; how many tell the straightness
 TOLERANCE, MEASURING = 1e-2, 1e-3  # of what is drawn, a hundredth of a picture's side; of the straightness
 ARROWS = 13  # a side
@@ -131,7 +132,7 @@ class _Scene:
         ]
         crossing = self._crossing(first)
         meeting = Window(1.1 * float(torch.cat([crossing.begin, self.data]).abs().max()))
-        fluid = _fluid(density, particles)
+        fluid = compare(density, particles, window)
         return {
             "name": name,
             "label": self.label,
@@ -139,8 +140,7 @@ class _Scene:
             "reach": window.reach,
             "particles": PARTICLES,
             "behind": window.dots(self.data[:BEHIND]),
-            "stills": _stills(density, fluid, window),
-            "now": fluid.told(FIRST),
+            "stills": [fluid.still(moment) for moment in STILL],
             "worst": fluid.worst,
             "flows": [_drawn(flow, window, _longest(flows)) for flow in flows],
             "crossing": _crossed(crossing, meeting),
@@ -149,7 +149,7 @@ class _Scene:
                 self._one_step(name, model, x0[:MAPPED], close) for name, model in self.models.items()
             ],
             "close": {"reach": close.reach, "behind": close.dots(self.data[:BEHIND])},
-            "payload": _payload(density, fluid, flows, window) | {"crossing": _moving(crossing, meeting)},
+            "payload": _payload(fluid, flows, window) | {"crossing": _moving(crossing, meeting)},
         }
 
     def _labels(self, count: int) -> Tensor | None:
@@ -190,64 +190,6 @@ class _Scene:
         steps = model.student_steps or 1
         end = integrate(model, x0, solver="euler", steps=steps, label=self._labels(len(x0))).x1
         return {"name": name, "steps": steps, "dots": window.dots(end)}
-
-
-@dataclass(frozen=True)
-class Fluid:
-    """Densities and histograms as shades, and what is said of them at every time shown."""
-
-    shades: NDArray[np.uint8]
-    histogram: NDArray[np.uint8]
-    masses: list[float]
-    differences: list[float]
-    expected: list[float]
-
-    def told(self, moment: int) -> dict[str, float]:
-        """Return the figures of one time."""
-        return {
-            "t": float(SHOWN[moment] / STEPS),
-            "mass": self.masses[moment],
-            "difference": self.differences[moment],
-            "expected": self.expected[moment],
-        }
-
-    @property
-    def worst(self) -> float:
-        """The largest error of the total mass."""
-        return max(abs(mass - 1) for mass in self.masses)
-
-
-def _fluid(density: Density, particles: Tensor) -> Fluid:
-    """Compare the density with the histogram of the particles (M, B, 2)."""
-    binned, edges = density.binned(BINS), density.edges(BINS)
-    found = np.stack(
-        [
-            np.histogram2d(*points.double().cpu().numpy().T, bins=(borders, borders))[0] / len(points)
-            for points, borders in zip(particles, edges, strict=True)
-        ]
-    )
-    areas = np.diff(edges)[:, :1, None] ** 2
-    peaks = density.values.max((1, 2), keepdims=True)
-    return Fluid(
-        shades(density.values, peaks),
-        shades(found / areas, peaks),
-        density.masses().tolist(),
-        [total_variation(one, other) for one, other in zip(found, binned, strict=True)],
-        [sampling_variation(one, particles.shape[1]) for one in binned],
-    )
-
-
-def _stills(density: Density, fluid: Fluid, window: Window) -> list[dict[str, Any]]:
-    return [
-        {
-            **fluid.told(moment),
-            "density": shade_png(fluid.shades[moment]),
-            "histogram": shade_png(fluid.histogram[moment]),
-            # The picture ends half a cell beyond its outermost nodes.
-            "half": SIZE / 2 * density.edges(BINS)[moment, -1] / window.reach,
-        }
-        for moment in STILL
-    ]
 
 
 def _arrow_origins(window: Window) -> Tensor:
@@ -294,17 +236,17 @@ def _crossed(crossing: Crossing, window: Window) -> dict[str, Any]:
     }
 
 
-def _payload(density: Density, fluid: Fluid, flows: list[Flow], window: Window) -> dict[str, Any]:
+def _payload(fluid: Fluid, flows: list[Flow], window: Window) -> dict[str, Any]:
     """Return what the script needs, in units of the picture and as bytes."""
     longest = _longest(flows)
     return {
-        "times": (SHOWN / STEPS).tolist(),
+        "times": fluid.times,
         "first": FIRST,
         "masses": [round(mass, 6) for mass in fluid.masses],
         "differences": [round(value, 5) for value in fluid.differences],
         "expected": [round(value, 5) for value in fluid.expected],
-        "halves": [round(SIZE / 2 * x / window.reach, 2) for x in density.edges(BINS)[:, -1].tolist()],
-        "density": {"side": density.values.shape[1], "shades": _base64(fluid.shades)},
+        "halves": fluid.half_sides,
+        "density": {"side": fluid.shades.shape[1], "shades": _base64(fluid.shades)},
         "histogram": {"side": BINS, "shades": _base64(fluid.histogram)},
         "arrows": {
             "origins": window.place(_arrow_origins(window)).tolist(),

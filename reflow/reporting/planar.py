@@ -56,7 +56,7 @@ def _arrow(x: int, y: int, tip_x: int, tip_y: int) -> str:
     return f"M{x} {y}L{tip_x} {tip_y}M" + "L".join(f"{a:.0f} {b:.0f}" for a, b in barbs)
 
 
-def shades(density: NDArray[np.float64], peak: float) -> NDArray[np.uint8]:
+def shades(density: NDArray[np.float64], peak: float | NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return densities (..., n, n) as rows of a picture from the top, 0 to 255: the root of their share."""
     share = np.clip(density / peak, 0, 1)
     levels: NDArray[np.uint8] = np.rint(255 * np.sqrt(share)).astype(np.uint8)
