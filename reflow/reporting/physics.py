@@ -123,12 +123,9 @@ class _Scene:
         close = Window(1.2 * float(self.data.abs().max()))
         flows = [
             self._flow(
-                name,
-                field,
-                particles[:, :PATHS] if field is first else self._carry(field, x0[:PATHS]),
-                window,
+                name, field, self._carry(field, x0[:PATHS]) if number else particles[:, :PATHS], window
             )
-            for name, field in self.fields.items()
+            for number, (name, field) in enumerate(self.fields.items())
         ]
         crossing = self._crossing(first)
         meeting = Window(1.1 * float(torch.cat([crossing.begin, self.data]).abs().max()))
