@@ -48,24 +48,28 @@ class Density:
 
     def masses(self) -> Floats:
         """Return the total probability (M,) on the grid."""
-        return self.values.sum((1, 2)) * self._areas()
+        masses: Floats = self.values.sum((1, 2)) * self._areas()
+        return masses
 
     def binned(self, bins: int) -> Floats:
         """Return the probabilities (M, bins, bins) of equal squares of nodes; bins divides n."""
         count, nodes, _ = self.values.shape
         assert nodes % bins == 0
         squares = self.values.reshape(count, bins, nodes // bins, bins, nodes // bins)
-        return squares.sum((2, 4)) * self._areas()[:, None, None]
+        binned: Floats = squares.sum((2, 4)) * self._areas()[:, None, None]
+        return binned
 
     def edges(self, bins: int) -> Floats:
         """Return the borders (M, bins + 1) of those squares along either axis."""
         nodes = self.values.shape[1]
         borders = np.linspace(-1, 1, bins + 1) * nodes / (nodes - 1)  # nodes are the middles of cells
-        return self.half_widths[:, None] * borders
+        edges: Floats = self.half_widths[:, None] * borders
+        return edges
 
     def _areas(self) -> Floats:
         spacing = 2 * self.half_widths / (self.values.shape[1] - 1)
-        return spacing**2
+        areas: Floats = spacing**2
+        return areas
 
     def at(self, shown: NDArray[np.int64]) -> "Density":
         """Return the density at some of the times."""
@@ -155,7 +159,8 @@ def _portions(
     x: Tensor, t: Tensor, labels: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yield rows that a processor's cache holds, which takes a fifth of the time off."""
-    for rows in torch.arange(len(x), device=x.device).split(PORTION):
+    for start in range(0, len(x), PORTION):
+        rows = slice(start, start + PORTION)
         yield x[rows], t[rows], None if labels is None else labels[rows]
 
 
@@ -180,8 +185,9 @@ def _on_nodes(field: Splines, axis: Floats) -> tuple[Floats, Floats]:
 def _look(field: Splines, y: Floats) -> tuple[Floats, Floats]:
     """Return velocity (2, P) and divergence (P,) at the points; beyond the grid those of its edge."""
     across, along = field
-    velocity = np.stack([across.ev(*y), along.ev(*y)])
-    return velocity, across.ev(*y, dx=1) + along.ev(*y, dy=1)
+    velocity = np.stack([across.ev(y[0], y[1]), along.ev(y[0], y[1])])
+    divergence: Floats = across.ev(y[0], y[1], dx=1) + along.ev(y[0], y[1], dy=1)
+    return velocity, divergence
 
 
 def total_variation(found: Floats, wanted: Floats) -> float:

@@ -52,7 +52,7 @@ def compare(density: Density, particles: Tensor, window: Window) -> Fluid:
     binned, edges = density.binned(BINS), density.edges(BINS)
     found = np.stack(
         [
-            np.histogram2d(*points.double().cpu().numpy().T, bins=(borders, borders))[0] / len(points)
+            np.histogram2d(*points.double().cpu().numpy().T, bins=[borders, borders])[0] / len(points)
             for points, borders in zip(particles, edges, strict=True)
         ]
     )
