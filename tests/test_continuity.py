@@ -70,6 +70,7 @@ def test_bins_hold_the_mass_of_their_nodes_where_they_lie() -> None:
     density = carried(mixture(WEIGHTS, CENTRES, WIDTHS), reach=2.0, like=DOUBLE, nodes=33, steps=4)
     binned, edges = density.binned(11), density.edges(11)
     assert binned.sum((1, 2)) == pytest.approx(density.masses(), rel=1e-12)
+    assert edges[-1, [0, -1]] == pytest.approx([-2 - 2 / 32, 2 + 2 / 32])  # half a cell beyond the nodes
     points = nodes(density, -1).numpy()
     weights = density.values[-1].ravel() * (4 / 32) ** 2
     wanted, _, _ = np.histogram2d(*points.T, bins=(edges[-1], edges[-1]), weights=weights)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reflow.metrics.continuity import Density, sampling_variation, total_variation
+from reflow.metrics.continuity import Density, Floats, sampling_variation, total_variation
 from reflow.reporting.planar import SIZE, Window, shade_png, shades
 
 BINS = 27  # a side of the histogram
@@ -50,12 +50,8 @@ class Fluid:
 def compare(density: Density, particles: Tensor, window: Window) -> Fluid:
     """Return the density beside the histogram of the particles (M, B, 2)."""
     binned, edges = density.binned(BINS), density.edges(BINS)
-    found = np.stack(
-        [
-            np.histogram2d(*points.double().cpu().numpy().T, bins=[borders, borders])[0] / len(points)
-            for points, borders in zip(particles, edges, strict=True)
-        ]
-    )
+    placed = particles.double().cpu().numpy()
+    found = np.stack([_shares(points, borders) for points, borders in zip(placed, edges, strict=True)])
     areas = np.diff(edges)[:, :1, None] ** 2
     peaks = density.values.max((1, 2), keepdims=True)
     return Fluid(
@@ -68,3 +64,8 @@ def compare(density: Density, particles: Tensor, window: Window) -> Fluid:
         [total_variation(one, other) for one, other in zip(found, binned, strict=True)],
         [sampling_variation(one, particles.shape[1]) for one in binned],
     )
+
+
+def _shares(points: Floats, borders: Floats) -> Floats:
+    counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=[borders, borders])
+    return counts / len(points)
