@@ -10,7 +10,7 @@ from reflow.errors import ReflowError
 from reflow.pairs import read_index
 from reflow.workspace import AVERAGE
 
-EVALUATION, SCHEMA = "evaluation.json", 1
+EVALUATION, SCHEMAS = "evaluation.json", (1, 2)  # 2 has more figures
 ORDER = ("train", "couple", "reflow", "distill")
 
 
@@ -43,9 +43,19 @@ class Run:
     entries: list[Entry]
     evaluation: dict[str, Any] | None
 
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.folder.resolve().name
+
     def models(self) -> list[Entry]:
         """Return the models."""
         return [entry for entry in self.entries if entry.header.kind == "model"]
+
+    def evaluated(self) -> dict[str, dict[str, Any]]:
+        """Return what the evaluation says of the run's own models, by name; others are left out."""
+        found = {model["sha256"]: model for model in (self.evaluation or {"models": []})["models"]}
+        return {entry.name: found[entry.digest] for entry in self.models() if entry.digest in found}
 
     def name_of(self, digest: str) -> str | None:
         """Return the folder of the artifact with this digest, or None if the run lacks it."""
@@ -107,6 +117,7 @@ def _evaluation(path: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ReflowError(f"{path} is not JSON; make it anew with reflow evaluate") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ReflowError(f"{path} is no evaluation of schema {SCHEMA}; make it with reflow evaluate")
+    if not isinstance(content, dict) or content.get("schema") not in SCHEMAS:
+        known = " or ".join(map(str, SCHEMAS))
+        raise ReflowError(f"{path} is no evaluation of schema {known}; make it with reflow evaluate")
     return content
