@@ -29,7 +29,7 @@ LOSSES = {  # lines of a loss chart: key in the log, name, dashed
     "training_loss": ("training examples, averaged weights", True),
     "held_out_loss": ("held-out examples, averaged weights", True),
 }
-QUARTERS = ("first", "second", "third", "last")  # of t
+QUARTERS = ("t from 0 to ¼", "¼ to ½", "½ to ¾", "¾ to 1")
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def _last_losses(run: Run) -> Table | None:
         ]
         for name, line in last.items()
     ]
-    by_quarter = [f"{quarter} quarter of t" for quarter in QUARTERS] if quarters else []
-    return Table("Last losses", ["model", "step", *(LOSSES[key][0] for key in keys), *by_quarter], rows)
+    head = ["model", "step", *(LOSSES[key][0] for key in keys), *(QUARTERS if quarters else ())]
+    return Table("Last losses", head, rows)
 
 
 def _told(value: float | None) -> str:
