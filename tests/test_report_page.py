@@ -25,10 +25,10 @@ def pages(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     """Make the report of a tiny run, and one that compares it with another."""
     made = tmp_path_factory.mktemp("pages")
     run, other = made / "first", made / "second"
-    for copy in (run, other):
-        shutil.copytree(chain, copy)
-        models = [copy / name for name in ("base", "reflow", "distill")]
-        run_all([("evaluate", *models, "--out", copy / "evaluation.json")])
+    shutil.copytree(chain, run)
+    models = [run / name for name in ("base", "reflow", "distill")]
+    run_all([("evaluate", *models, "--out", run / "evaluation.json")])
+    shutil.copytree(run, other)
     found = {"one": made / "one.html", "two": made / "two.html"}
     run_all(
         (

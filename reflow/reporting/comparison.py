@@ -28,7 +28,7 @@ def _row(name: str, run: Run) -> list[str]:
         str(run.entries[0].header.recipe["name"]),
         *_evaluated(run),
         f"{sum(seconds):,.0f}" if seconds else "",
-        f"{sum(entry.size for entry in run.entries) / 1e6:,.1f}",
+        tell(sum(entry.size for entry in run.entries) / 1e6),
     ]
 
 

@@ -172,11 +172,11 @@ def _cost_table(run: Run) -> Table:
     for entry in run.entries:
         work, evaluations = _work(entry)
         seconds = "" if entry.seconds is None else f"{entry.seconds:,.0f}"
-        rows.append([entry.name, work, f"{evaluations:,}", seconds, f"{entry.size / 1e6:,.1f}"])
+        rows.append([entry.name, work, f"{evaluations:,}", seconds, tell(entry.size / 1e6)])
     spent = sum(_work(entry)[1] for entry in run.entries)
     known = [entry.seconds for entry in run.entries if entry.seconds is not None]
     disk = sum(entry.size for entry in run.entries) / 1e6
-    rows.append(["in all", "", f"{spent:,}", f"{sum(known):,.0f}" if known else "", f"{disk:,.1f}"])
+    rows.append(["in all", "", f"{spent:,}", f"{sum(known):,.0f}" if known else "", tell(disk)])
     head = ["folder", "work", "evaluations", "training, s", "disk, MB"]
     return Table("What each stage cost", head, rows, words=2)
 
