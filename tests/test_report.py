@@ -135,7 +135,9 @@ def test_costs_add_up(plane: Path, page: str) -> None:
     rows = cells_of(page, "What each stage cost")
     spent = [int(row[2].replace(",", "")) for row in rows]
     assert spent[0] == 3 * 20 * 32  # there and back, for each example of each step
-    assert spent[1] == 60 * 8  # Heun's method in 4 steps
+    made = json.loads((plane / "pairs" / "pairs.json").read_text())["facts"]
+    pilot = made.get("pilot", {}).get("evaluations", 0)
+    assert spent[1] == round(60 * made["nfe_mean"]) + pilot
     assert spent[-1] == sum(spent[:-1])
     disk = sum(file.stat().st_size for stage in plane.glob("*/") for file in stage.iterdir())
     assert float(rows[-1][4]) == pytest.approx(disk / 1e6, rel=5.1e-3)  # three digits are shown
@@ -144,13 +146,15 @@ def test_costs_add_up(plane: Path, page: str) -> None:
 def newer(run: Path) -> None:
     """Add to an evaluation what those of schema 2 have."""
     path = run / "evaluation.json"
-    content = json.loads(path.read_text()) | {"schema": 2, "protocol": {"rounding": "8 bits"}}
+    content = json.loads(path.read_text()) | {"schema": 2, "protocol": {"rounding": {"to": "8 bits"}}}
     content["floor"] |= {
         "kernel_classifier": 1e-4,
         "frechet_classifier": 2.5,
         "density": 1.0,
         "coverage": 0.97,
     }
+    content["classes"] = {"moon": 0.5, "other moon": 0.5}
+    content["features"] = {"name": "mine", "sha256": "5" * 64, "size": 8}
     for model in content["models"]:
         for number, figures in enumerate(model["figures"]):
             figures |= {"kernel_classifier": 0.01 - 0.02 * number, "kernel_classifier_spread": 0.0021}
@@ -160,7 +164,16 @@ def newer(run: Path) -> None:
         if model["straightness"] is not None:
             along = {"straightness_over_t": [0.1, 0.2, 0.4], "divergence_over_t": [-1.0, 0.5, 2.0]}
             model["flow"] = {"times": [0.0, 0.5, 1.0], **along, "curvature": 0.777, "crossing": 0.333}
+            model["flow"] |= {"errors": {"crossing": 0.04}}
+            model["flow"] |= {"transport_cost": {"model": 0.5, "independent": 0.9, "optimal": 0.4}}
     path.write_text(json.dumps(content))
+    keys = ("nfe", "solver", "tolerance")
+    for model in content["models"]:
+        model["figures"] = [
+            {key: figures[key] for key in keys} | {"seconds_per_image": 0.001 * (number + 2)}
+            for number, figures in enumerate(model["figures"])
+        ]
+    (run / "evaluation.times.json").write_text(json.dumps({"schema": 1, "models": content["models"]}))
 
 
 def test_what_newer_evaluations_hold_is_shown(reflow: Command, plane: Path, tmp_path: Path) -> None:
@@ -171,11 +184,16 @@ def test_what_newer_evaluations_hold_is_shown(reflow: Command, plane: Path, tmp_
     page = (tmp_path / "report.html").read_text()
     first = cells_of(page, "Distances to held-out data")[0]
     assert first[3:5] == ["31.2", "0.0100 ± 0.0021"]
+    assert [row[-1] for row in cells_of(page, "Distances to held-out data")][:2] == ["2.00", "3.00"]
+    assert "An image takes 2.00 ms instead of " in page
     assert cells_of(page, "How samples cover the held-out data")[0][5:7] == ["0.876", "0.912"]
-    assert cells_of(page, "Straightness of the flows")[1][3:] == ["0.777", "0.333"]
+    assert cells_of(page, "Straightness of the flows")[1][3:] == [
+        *("0.777", "0.333 ± 0.04"),
+        *("0.5", "0.9", "0.4"),
+    ]
     assert cells_of(page, "Share of each class") == [
-        ["moon", *["25.0 %"] * 3],
-        ["other moon", *["75.0 %"] * 3],
+        ["moon", *["25.0 %"] * 3, "50.0 %"],
+        ["other moon", *["75.0 %"] * 3, "50.0 %"],
     ]
     assert cells_of(page, "Likelihood of held-out data")[0] == ["base", "3.214 ± 0.012", "-1.5"]
     for words in (

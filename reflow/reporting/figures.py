@@ -20,7 +20,12 @@ STAGES = {
     "distill": "distilled model",
 }
 FEATURES = {"frechet_": "Fréchet distance", "kernel_": "kernel distance"}  # by what their names begin with
-OTHERS = {"sliced_wasserstein": "sliced Wasserstein distance"}
+OTHERS = {  # fid and kid are those on the Inception network alone
+    "fid": "FID",
+    "kid": "KID",
+    "sliced_wasserstein": "sliced Wasserstein distance",
+}
+SECONDS = "seconds_per_image"
 SPREAD_OF = "_spread"
 COVERAGE = {
     "precision": "precision",
@@ -29,11 +34,8 @@ COVERAGE = {
     "coverage": "coverage",
     "spread": "spread",
 }
-FLOW = {
-    "curvature": "curvature",
-    "transport_cost": "transport cost",
-    "crossing": "crossing",
-}
+FLOW = ("curvature", "crossing")
+COSTS = {"model": "transport cost", "independent": "of independent pairs", "optimal": "at least"}
 ALONG = {
     "straightness_over_t": "Distance from straight lines along the way",
     "divergence_over_t": "Divergence of the velocity along the way",
@@ -64,6 +66,11 @@ def tell_zeros(value: float) -> str:
     return tell(value) if abs(value) >= 100 or value == 0 else f"{value:#.3g}"
 
 
+def milliseconds(seconds: float) -> str:
+    """Return a time in thousandths of a second."""
+    return tell_zeros(1000 * seconds)
+
+
 def words_of(distance: str) -> str:
     """Return what a distance is called."""
     for start, words in FEATURES.items():
@@ -78,7 +85,7 @@ def distances_of(evaluation: Mapping[str, Any] | None) -> list[str]:
         return []
     known = [name for name in evaluation["floor"] if not name.endswith(SPREAD_OF)]
     on_features = [name for start in FEATURES for name in known if name.startswith(start)]
-    return [*on_features, *(name for name in known if name in OTHERS)]
+    return [*on_features, *(name for name in OTHERS if name in known)]
 
 
 def fixed(model: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -101,7 +108,11 @@ def most(model: Mapping[str, Any]) -> dict[str, Any]:
 def distance_table(run: Run, evaluated: Evaluated) -> Table | None:
     """Return all distances per number of evaluations."""
     names = distances_of(run.evaluation)
-    columns = [(name, words_of(name), tell_zeros) for name in names]
+    columns: list[tuple[str, str, Callable[[float], str]]] = [
+        (name, words_of(name), tell_zeros) for name in names
+    ]
+    if any(SECONDS in found for model in evaluated.values() for found in model["figures"]):
+        columns.append((SECONDS, "ms per image", milliseconds))
     return _per_evaluation(run, evaluated, "Distances to held-out data", columns)
 
 
@@ -133,13 +144,17 @@ def straightness_table(evaluated: Evaluated) -> Table | None:
     if not known:
         return None
     first = next(iter(known.values()))["straightness"]
-    extra = [key for key in FLOW if any(key in (model.get("flow") or {}) for model in known.values())]
+    flows = [model.get("flow") or {} for model in known.values()]
+    extra = [key for key in FLOW if any(key in flow for flow in flows)]
+    costs = [key for key in COSTS if any(key in (flow.get("transport_cost") or {}) for flow in flows)]
     rows = []
-    for number, (name, model) in enumerate(known.items()):
-        value, flow = model["straightness"], model.get("flow") or {}
+    for number, ((name, model), flow) in enumerate(zip(known.items(), flows, strict=True)):
+        value, errors = model["straightness"], flow.get("errors") or {}
         ratio = f"{first / value:.1f}" if number and value > 0 else ""
-        rows.append([name, tell_zeros(value), ratio, *(_measured(flow.get(key)) for key in extra)])
-    head = ["model", "straightness", "times straighter", *(FLOW[key] for key in extra)]
+        told = [_measured({"mean": flow.get(key), "error": errors.get(key)}) for key in extra]
+        told += [_measured((flow.get("transport_cost") or {}).get(key)) for key in costs]
+        rows.append([name, tell_zeros(value), ratio, *told])
+    head = ["model", "straightness", "times straighter", *extra, *(COSTS[key] for key in costs)]
     return Table("Straightness of the flows", head, rows)
 
 
@@ -176,9 +191,9 @@ def nearest_table(run: Run, evaluated: Evaluated) -> Table | None:
 def class_table(run: Run, evaluated: Evaluated) -> Table | None:
     """Return the share of each class among the samples, as a classifier sees them."""
     found = {name: shares for name, model in evaluated.items() if (shares := _shares(model.get("classes")))}
-    real = _shares((run.evaluation or {}).get("floor", {}).get("classes"))
+    real = _shares((run.evaluation or {}).get("classes"))
     if real:
-        found["training data"] = real
+        found["held-out data"] = real
     if not found:
         return None
     names = list(next(iter(found.values())))
@@ -222,7 +237,7 @@ def _per_evaluation(
 def _with_spread(found: Mapping[str, Any], name: str, told: Callable[[float], str]) -> str:
     if found.get(name) is None:
         return ""
-    spread = found.get(name + SPREAD_OF)
+    spread = found.get(name + SPREAD_OF, (found.get("noise") or {}).get(name))
     return told(found[name]) if spread is None else f"{told(found[name])} ± {tell(spread, 2)}"
 
 
@@ -251,13 +266,13 @@ def _measured(value: Any) -> str:
     if isinstance(value, Mapping) and isinstance(value.get("mean"), int | float):
         error = value.get("error")
         return tell(value["mean"], 4) + ("" if error is None else f" ± {tell(error, 2)}")
+    if isinstance(value, str):
+        return value
     return tell(value, 4) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
-def _shares(classes: Any) -> dict[str, float]:
-    if isinstance(classes, Mapping):
-        return {str(name): float(share) for name, share in classes.items()}
-    return {str(number): float(share) for number, share in enumerate(classes or [])}
+def _shares(classes: Mapping[str, float] | None) -> dict[str, float]:
+    return dict(classes or {})
 
 
 def _share(value: float) -> str:

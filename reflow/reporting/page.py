@@ -10,16 +10,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reflow.config import parse_recipe
+from reflow.config import flat, parse_recipe
 from reflow.cost import training_cost
 from reflow.reporting import figures
 from reflow.reporting.ancestry import SHORT, ancestry
 from reflow.reporting.charts import Axis, Chart, Series, chart
 from reflow.reporting.commands import commands, make_line
-from reflow.reporting.comparison import comparison_of
 from reflow.reporting.figures import STAGES, Table, tell, tell_zeros
 from reflow.reporting.gallery import Gallery
 from reflow.reporting.run import Entry, Run, tell_average
+from reflow.reporting.side_by_side import comparison_of
 from reflow.reporting.strips import Strip, times
 from reflow.reporting.summary import facts, sentences
 from reflow.workspace import AVERAGE
@@ -98,6 +98,7 @@ def _view(chapter: Chapter, prefix: str) -> dict[str, Any]:
         "facts": facts(run),
         "times": times(),
         "evaluation": run.evaluation if evaluated else None,
+        "protocol": flat((run.evaluation or {}).get("protocol") or {}),
         "curves": figures.curves([("", run)]),
         "tables": [table for table in tables if table],
         "diagnostics": [table for table in diagnostics if table],

@@ -10,6 +10,7 @@ from reflow.errors import ReflowError
 from reflow.pairs import read_index
 from reflow.workspace import AVERAGE
 
+TIMES = "evaluation.times.json"  # beside it: seconds per image, which differ from time to time
 EVALUATION, SCHEMAS = "evaluation.json", (1, 2)  # 2 has more figures
 ORDER = ("train", "couple", "reflow", "distill")
 
@@ -83,7 +84,7 @@ def open_run(folder: Path) -> Run:
             AVERAGE in entry.header.facts,  # after the model of the same training
         ),
     )
-    run = Run(folder, entries, _evaluation(folder / EVALUATION))
+    run = Run(folder, entries, _evaluation(folder / EVALUATION, folder / TIMES))
     if not run.models():
         raise ReflowError(f"{folder} holds no complete model; finish reflow train first")
     return run
@@ -110,7 +111,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
         raise ReflowError(f"{path} is not JSON lines; remove it to report without it") from error
 
 
-def _evaluation(path: Path) -> dict[str, Any] | None:
+def _evaluation(path: Path, times: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
@@ -120,4 +121,26 @@ def _evaluation(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict) or content.get("schema") not in SCHEMAS:
         known = " or ".join(map(str, SCHEMAS))
         raise ReflowError(f"{path} is no evaluation of schema {known}; make it with reflow evaluate")
-    return content
+    return _with_times(content, times) if times.exists() else content
+
+
+def _with_times(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return an evaluation whose figures have the seconds per image that were measured with them."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        seconds = {
+            (model["sha256"], _method(figures)): figures["seconds_per_image"]
+            for model in found["models"]
+            for figures in model["figures"]
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReflowError(f"{path} holds no times of an evaluation; remove it") from error
+    for model in evaluation["models"]:
+        for figures in model["figures"]:
+            if (key := (model["sha256"], _method(figures))) in seconds:
+                figures["seconds_per_image"] = seconds[key]
+    return evaluation
+
+
+def _method(figures: dict[str, Any]) -> tuple[Any, ...]:
+    return figures["nfe"], figures["solver"], figures["tolerance"]

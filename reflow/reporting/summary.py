@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reflow.reporting.figures import STAGES, Evaluated, distances_of, fewest, most, tell, words_of
+from reflow.reporting.figures import (
+    SECONDS,
+    STAGES,
+    Evaluated,
+    distances_of,
+    fewest,
+    milliseconds,
+    most,
+    tell,
+    words_of,
+)
 from reflow.reporting.run import Run
 
 KEPT = 0.8  # share of the recall or spread of real data below which samples are called collapsed
@@ -88,9 +98,13 @@ def _one_step(evaluation: Mapping[str, Any], evaluated: Evaluated, metric: str) 
         many = most(evaluated[last])
         return f"{said}, with {_count(many['nfe'])} of {tell(many[metric])}. Real against real is {floor}."
     many, once = most(evaluated[base]), fewest(evaluated[base])
+    time = ""
+    if SECONDS in few and SECONDS in many:
+        fast, slow = milliseconds(few[SECONDS]), milliseconds(many[SECONDS])
+        time = f" An image takes {fast} ms instead of {slow} ms."
     return (
         f"{said}; the base model needs {_count(many['nfe'])} for {tell(many[metric])} and gives "
-        f"{tell(once[metric])} with {tell(once['nfe'])}. Real against real is {floor}."
+        f"{tell(once[metric])} with {tell(once['nfe'])}. Real against real is {floor}.{time}"
     )
 
 

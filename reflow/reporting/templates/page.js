@@ -48,6 +48,8 @@ function startViewer(viewer, shelves) {
 for (const gallery of document.querySelectorAll("[data-gallery]")) {
   const shelves = [...gallery.querySelectorAll("[data-shelf]")].map((shelf) => [...shelf.querySelectorAll("img")]);
   for (const viewer of gallery.querySelectorAll("[data-viewer]")) startViewer(viewer, shelves);
+  const real = gallery.querySelector("[data-real]");
+  if (real) real.src = gallery.querySelector("[data-held-out]").src;
   gallery.querySelector("details").open = false;
 }
 
