@@ -273,14 +273,19 @@ def sample(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that holds base/, pairs/ ...")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Directories that hold base/, pairs/ ...; several are compared."
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
     device: arguments.Device = "auto",
 ) -> None:
-    """Write one self-contained page about a run."""
+    """Write one self-contained page about a run, or about several beside each other."""
     from reflow.stages import report as stage
 
-    stage.run(run, out=out, device=device)
+    stage.run(runs, out=out, device=device)
 
 
 @app.command()

@@ -84,13 +84,20 @@ def cost_of(recipe: Recipe) -> Cost:
     )
     nfe = nfe_of(recipe.couple)
     stages = (
-        _fitted("train", recipe.train),
+        training_cost(recipe, "train"),
         Stage("couple", recipe.couple.count, recipe.couple.count * nfe),
-        _fitted("reflow", recipe.reflow),
-        _distilled(recipe.distill),
+        training_cost(recipe, "reflow"),
+        training_cost(recipe, "distill"),
     )
     stored = recipe.couple.count * bytes_of(recipe.couple, samples)
     return Cost(samples, network, stages, nfe, recipe.couple.steps is None, stored)
+
+
+def training_cost(recipe: Recipe, stage: str) -> Stage:
+    """Return the examples and evaluations of a training stage."""
+    if stage == "distill":
+        return _distilled(recipe.distill)
+    return _fitted(stage, {"train": recipe.train, "reflow": recipe.reflow}[stage])
 
 
 def samples_of(data: DataSettings, model: ModelSettings) -> Shape:

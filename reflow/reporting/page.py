@@ -1,145 +1,162 @@
-"""The report as HTML: figures into tables, plots and sentences, then into one template."""
+"""The report as HTML: one run, or several beside each other, from templates into one file.
 
-import base64
+The templates, the style and the script are in templates/.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
-from reflow.reporting import plots
+from reflow.config import flat, parse_recipe
+from reflow.cost import training_cost
+from reflow.reporting import figures
+from reflow.reporting.ancestry import SHORT, ancestry
+from reflow.reporting.charts import Axis, Chart, Series, chart
+from reflow.reporting.commands import commands, make_line
+from reflow.reporting.figures import STAGES, Table, tell, tell_zeros
+from reflow.reporting.gallery import Gallery
 from reflow.reporting.run import Entry, Run, tell_average
+from reflow.reporting.side_by_side import comparison_of
+from reflow.reporting.strips import Strip, times
+from reflow.reporting.summary import facts, sentences
 from reflow.workspace import AVERAGE
 
-DISTANCES = {  # in the order of preference
-    "frechet_classifier": "Fréchet distance on classifier features",
-    "sliced_wasserstein": "sliced Wasserstein distance",
+LOSSES = {  # lines of a loss chart: key in the log, name, dashed
+    "loss": ("training batches", False),
+    "training_loss": ("training examples, averaged weights", True),
+    "held_out_loss": ("held-out examples, averaged weights", True),
 }
-STAGES = {
-    "train": "base model",
-    "couple": "pairs",
-    "reflow": "reflowed model",
-    "distill": "distilled model",
-}
+QUARTERS = ("t from 0 to ¼", "¼ to ½", "½ to ¾", "¾ to 1")
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A picture (PNG bytes) of one model with its caption."""
+class Chapter:
+    """A run with what was drawn for the page: pictures, trajectories of images, a section of its own.
+
+    section: HTML about the flow of points in the plane, or "".
+    """
 
     name: str
-    caption: str
-    png: bytes
-
-    @property
-    def source(self) -> str:
-        """The picture as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+    run: Run
+    gallery: Gallery
+    strips: Sequence[Strip]
+    section: Markup
+    settings: Sequence[tuple[str, Any, str]]
 
 
-def render(
-    run: Run,
-    *,
-    panels: list[Panel],
-    flows: list[Panel],
-    settings: list[tuple[str, Any, str]],
-) -> str:
+def render(chapters: Sequence[Chapter]) -> str:
     """Return the page, complete in itself: no other file, no network."""
+    views = [
+        _view(chapter, f"r{number}-" if len(chapters) > 1 else "")
+        for number, chapter in enumerate(chapters)
+    ]
+    return _template("page.html.j2").render(
+        title=chapters[0].name
+        if len(chapters) == 1
+        else "Comparison of " + ", ".join(c.name for c in chapters),
+        views=views,
+        comparison=comparison_of({c.name: c.run for c in chapters}) if len(chapters) > 1 else None,
+    )
+
+
+def plane_section(strips: Sequence[Strip]) -> Markup:
+    """Return the section about trajectories of points in the plane."""
+    return Markup(_template("plane.html.j2").render(strips=strips))  # escaped by the template
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reflow.reporting", "."),
+        loader=jinja2.PackageLoader("reflow.reporting", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = figure
-    evaluated = _by_digest(run)
-    metrics = [name for name in DISTANCES if run.evaluation and name in run.evaluation["floor"]]
-    logs = {entry.name: _loss_curve(entry) for entry in run.models() if entry.log}
-    return environment.get_template("report.html.j2").render(
-        title=run.folder.resolve().name,
-        recipe=run.entries[0].header.recipe,
-        summary=_summary(run, evaluated, metrics),
-        panels=panels,
-        flows=flows,
-        evaluation=run.evaluation,
-        metrics=[(name, DISTANCES[name]) for name in metrics],
-        figures=_rows(evaluated),
-        curves=[_curve_plot(run, evaluated, name) for name in metrics],
-        straightness=_straightness(evaluated),
-        losses=plots.losses(logs) if logs else None,
-        lineage=[_lineage_row(run, entry) for entry in run.entries],
-        costs=[_cost_row(entry) for entry in run.entries],
-        settings=settings,
+    environment.filters["tell"] = tell
+    return environment.get_template(name)
+
+
+def _view(chapter: Chapter, prefix: str) -> dict[str, Any]:
+    """Return what the template of a run shows; `prefix` stands before its anchors."""
+    run, evaluated = chapter.run, chapter.run.evaluated()
+    tables = (figures.distance_table(run, evaluated), figures.coverage_table(run, evaluated))
+    diagnostics = (
+        figures.straightness_table(evaluated),
+        figures.nearest_table(run, evaluated),
+        figures.likelihood_table(evaluated),
+        figures.class_table(run, evaluated),
     )
-
-
-def figure(value: float, digits: int = 3) -> str:
-    """Return a number with this many significant digits, never in powers of ten above 1."""
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
-
-
-def _by_digest(run: Run) -> dict[str, dict[str, Any]]:
-    """Return what the evaluation says of the run's own models, by name; others are left out."""
-    if run.evaluation is None:
-        return {}
-    found = {model["sha256"]: model for model in run.evaluation["models"]}
-    return {entry.name: found[entry.digest] for entry in run.models() if entry.digest in found}
-
-
-def _rows(evaluated: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "stage": STAGES[model["stage"]], **figure}
-        for name, model in evaluated.items()
-        for figure in model["figures"]
-    ]
-
-
-def _curve_plot(run: Run, evaluated: dict[str, dict[str, Any]], metric: str) -> str:
-    assert run.evaluation is not None
-    curves = {
-        name: [(f["nfe"], f[metric]) for f in model["figures"] if f["tolerance"] is None]
-        for name, model in evaluated.items()
+    return {
+        "prefix": prefix,
+        "chapter": chapter,
+        "run": run,
+        "recipe": run.entries[0].header.recipe,
+        "summary": sentences(run),
+        "facts": facts(run),
+        "times": times(),
+        "evaluation": run.evaluation if evaluated else None,
+        "protocol": flat((run.evaluation or {}).get("protocol") or {}),
+        "curves": figures.curves([("", run)]),
+        "tables": [table for table in tables if table],
+        "diagnostics": [table for table in diagnostics if table],
+        "along": figures.along(evaluated),
+        "losses": [_loss_chart(entry) for entry in run.models() if _loss_lines(entry)],
+        "last_losses": _last_losses(run),
+        "ancestry": ancestry(run, prefix),
+        "lineage": [_lineage_row(run, entry) for entry in run.entries],
+        "costs": _cost_table(run),
+        "make": make_line(run),
+        "commands": commands(run),
     }
-    floor = run.evaluation["floor"][metric]
-    return plots.distance_per_nfe({n: c for n, c in curves.items() if c}, floor, DISTANCES[metric])
 
 
-def _straightness(evaluated: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    values = [(n, m["straightness"]) for n, m in evaluated.items() if m["straightness"] is not None]
-    return [{"name": n, "value": v, "ratio": values[0][1] / v if v > 0 else None} for n, v in values]
+def _loss_lines(entry: Entry) -> list[Series]:
+    lines = []
+    for style, (key, (name, dashed)) in enumerate(LOSSES.items()):
+        points = [(line["step"], line[key]) for line in entry.log if line.get(key) is not None]
+        if points:
+            lines.append(Series(name, points, style, mark=style if dashed else None, dashed=dashed))
+    return lines
 
 
-def _summary(run: Run, evaluated: dict[str, dict[str, Any]], metrics: list[str]) -> str | None:
-    """Return what one evaluation gives, in a sentence with its figures."""
-    assert run.evaluation is not None or not metrics
-    if not metrics or run.evaluation is None:
-        return None
-    metric = metrics[0]
-    best = {name: min(m["figures"], key=lambda f: f["nfe"]) for name, m in evaluated.items()}
-    teacher = next((n for n, m in evaluated.items() if m["stage"] == "train"), None)
-    student = next((n for n, m in evaluated.items() if m["student_steps"] is not None), None)
-    if teacher is None or student is None:
-        return None
-    most = max(evaluated[teacher]["figures"], key=lambda f: f["nfe"])
-    k = round(best[student]["nfe"])
-    return (
-        f"With {k} network evaluation{'s' * (k > 1)} per sample the {STAGES['distill']} reaches a "
-        f"{DISTANCES[metric]} of {figure(best[student][metric])} to held-out data; the base model needs "
-        f"{most['nfe']:.0f} evaluations for {figure(most[metric])} and gives "
-        f"{figure(best[teacher][metric])} with {best[teacher]['nfe']:.0f}. "
-        f"Real against real is {figure(run.evaluation['floor'][metric])}."
+def _loss_chart(entry: Entry) -> Chart:
+    lines = _loss_lines(entry)
+    positive = all(value > 0 for line in lines for _, value in line.points)
+    return chart(
+        f"Loss of {entry.name}", lines, Axis("optimiser steps"), Axis("loss", log=positive), tell=tell
     )
 
 
-def _loss_curve(entry: Entry) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in entry.log if line["loss"] is not None]
+def _last_losses(run: Run) -> Table | None:
+    """Return the losses at the end of every training, by quarter of t where the log has them."""
+    last = {entry.name: entry.log[-1] for entry in run.models() if entry.log}
+    keys = [key for key in LOSSES if any(line.get(key) is not None for line in last.values())]
+    if not keys:
+        return None
+    quarters = any(line.get("loss_by_quarter") for line in last.values())
+    rows = [
+        [
+            name,
+            f"{line['step']:,}",
+            *(_told(line.get(key)) for key in keys),
+            *(map(_told, line.get("loss_by_quarter") or [None] * 4) if quarters else ()),
+        ]
+        for name, line in last.items()
+    ]
+    head = ["model", "step", *(LOSSES[key][0] for key in keys), *(QUARTERS if quarters else ())]
+    return Table("Last losses", head, rows)
+
+
+def _told(value: float | None) -> str:
+    return "" if value is None else tell_zeros(value)
 
 
 def _lineage_row(run: Run, entry: Entry) -> dict[str, Any]:
     parents = [
-        {"role": role, "name": run.name_of(digest), "digest": digest[:12]}
+        {"role": role, "name": run.name_of(digest), "digest": digest[:SHORT]}
         for role, digest in sorted(entry.header.parents.items())
     ]
     return {
@@ -151,17 +168,28 @@ def _lineage_row(run: Run, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _cost_row(entry: Entry) -> dict[str, Any]:
-    facts = entry.header.facts
+def _cost_table(run: Run) -> Table:
+    rows = []
+    for entry in run.entries:
+        work, evaluations = _work(entry)
+        seconds = "" if entry.seconds is None else f"{entry.seconds:,.0f}"
+        rows.append([entry.name, work, f"{evaluations:,}", seconds, tell(entry.size / 1e6)])
+    spent = sum(_work(entry)[1] for entry in run.entries)
+    known = [entry.seconds for entry in run.entries if entry.seconds is not None]
+    disk = sum(entry.size for entry in run.entries) / 1e6
+    rows.append(["in all", "", f"{spent:,}", f"{sum(known):,.0f}" if known else "", tell(disk)])
+    head = ["folder", "work", "evaluations", "training, s", "disk, MB"]
+    return Table("What each stage cost", head, rows, words=2)
+
+
+def _work(entry: Entry) -> tuple[str, int]:
+    """Return what a stage did, in words, and its network evaluations."""
+    facts_of = entry.header.facts
     if entry.header.kind == "pairs":
-        work = f"{facts['count']} pairs, {facts['nfe_mean']:.1f} evaluations each"
-    elif AVERAGE in facts:
-        work = f"average of {tell_average(facts[AVERAGE])}"
-    else:
-        work = f"{facts['steps']} optimiser steps, {facts['parameters']:,} parameters"
-    return {
-        "name": entry.name,
-        "work": work,
-        "seconds": entry.seconds,
-        "megabytes": entry.size / 1e6,
-    }
+        pilot = (facts_of.get("pilot") or {}).get("evaluations", 0)
+        spent = round(facts_of["count"] * facts_of["nfe_mean"]) + pilot
+        return f"{facts_of['count']:,} pairs, {facts_of['nfe_mean']:.1f} evaluations each", spent
+    if AVERAGE in facts_of:
+        return f"average of {tell_average(facts_of[AVERAGE])}", 0
+    spent = training_cost(parse_recipe(entry.header.recipe), entry.header.stage).evaluations
+    return f"{facts_of['steps']:,} optimiser steps, {facts_of['parameters']:,} parameters", spent

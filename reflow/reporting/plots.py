@@ -1,34 +1,16 @@
-"""Plots of the report and of the previews, by matplotlib without a display.
+"""Plots of points, of the report and of the previews, by matplotlib without a display.
 
 Points are (N, 2), trajectories (M, N, 2). The same input gives the same bytes.
 """
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-INK, FAINT, DATA, GENERATED, TRAIL = "#333333", "#b8b8b8", "#2a6f97", "#d1495b", "#7a7a7a"
-COLOURS = ("#2a6f97", "#d1495b", "#3a7d44", "#8f5fbf", "#c77d0a", "#4d4d4d")
-MARKERS = "osD^vP"
+FAINT, DATA, GENERATED, TRAIL = "#b8b8b8", "#2a6f97", "#d1495b", "#7a7a7a"
 PLANE = 1.6  # half the side of the plane that is shown
-STYLE: Any = {
-    "svg.hashsalt": "reflow",
-    "svg.fonttype": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "font.size": 10,
-}
 
 
 def scatter(points: Tensor, colour: str = GENERATED) -> bytes:
@@ -59,51 +41,11 @@ def trajectories(states: Tensor, data: Tensor) -> bytes:
     return to_png(figure)
 
 
-def distance_per_nfe(curves: Mapping[str, Sequence[tuple[float, float]]], floor: float, ylabel: str) -> str:
-    """Return an SVG of distance against NFE, a curve (or a point) per model, with the floor."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot()
-        for number, (name, points) in enumerate(curves.items()):
-            nfe, distance = zip(*points, strict=True)
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-            axes.plot(nfe, distance, color=colour, marker=marker, label=name, linewidth=1.5)
-        axes.axhline(floor, color=INK, linestyle=":", label="real versus real (floor)")
-        axes.set(xscale="log", yscale="log", xlabel="network evaluations per sample", ylabel=ylabel)
-        ticks = sorted({nfe for points in curves.values() for nfe, _ in points})
-        axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
-        return _to_svg(figure)
-
-
-def losses(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """Return an SVG of loss against optimiser steps, a panel per stage."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(3 * max(2, len(curves)), 2.8), layout="constrained")
-        panels = figure.subplots(1, len(curves), squeeze=False)[0]
-        for number, (axes, (name, points)) in enumerate(zip(panels, curves.items(), strict=True)):
-            steps, values = zip(*points, strict=True)
-            axes.plot(steps, values, color=COLOURS[number % len(COLOURS)], linewidth=1.5)
-            axes.set(title=name, xlabel="optimiser steps", yscale="log")
-            axes.grid(alpha=0.25)
-        panels[0].set_ylabel("loss")
-        return _to_svg(figure)
-
-
 def to_png(figure: Figure) -> bytes:
     """Return the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _to_svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _plane(figure: Figure, limit: float = PLANE) -> Axes:

@@ -11,6 +11,8 @@ from reflow.pairs import read_index
 from reflow.workspace import AVERAGE
 
 EVALUATION, SCHEMA = "evaluation.json", 2
+TIMES = "evaluation.times.json"  # beside it: seconds per image, which differ from time to time
+SCHEMAS = (1, SCHEMA)  # that are read; 2 has more figures
 ORDER = ("train", "couple", "reflow", "distill")
 
 
@@ -43,9 +45,19 @@ class Run:
     entries: list[Entry]
     evaluation: dict[str, Any] | None
 
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.folder.resolve().name
+
     def models(self) -> list[Entry]:
         """Return the models."""
         return [entry for entry in self.entries if entry.header.kind == "model"]
+
+    def evaluated(self) -> dict[str, dict[str, Any]]:
+        """Return what the evaluation says of the run's own models, by name; others are left out."""
+        found = {model["sha256"]: model for model in (self.evaluation or {"models": []})["models"]}
+        return {entry.name: found[entry.digest] for entry in self.models() if entry.digest in found}
 
     def name_of(self, digest: str) -> str | None:
         """Return the folder of the artifact with this digest, or None if the run lacks it."""
@@ -73,8 +85,7 @@ def open_run(folder: Path) -> Run:
             AVERAGE in entry.header.facts,  # after the model of the same training
         ),
     )
-    evaluation = folder / EVALUATION
-    run = Run(folder, entries, read_evaluation(evaluation) if evaluation.exists() else None)
+    run = Run(folder, entries, _evaluation(folder / EVALUATION, folder / TIMES))
     if not run.models():
         raise ReflowError(f"{folder} holds no complete model; finish reflow train first")
     return run
@@ -101,6 +112,14 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
         raise ReflowError(f"{path} is not JSON lines; remove it to report without it") from error
 
 
+def _evaluation(path: Path, times: Path) -> dict[str, Any] | None:
+    """Return the evaluation of a run, with the seconds of its samples where they are known."""
+    if not path.exists():
+        return None
+    content = read_evaluation(path)
+    return _with_times(content, times) if times.exists() else content
+
+
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Return what reflow evaluate wrote."""
     try:
@@ -109,6 +128,29 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         raise ReflowError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ReflowError(f"{path} is not JSON; make it anew with reflow evaluate") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ReflowError(f"{path} is no evaluation of schema {SCHEMA}; make it with reflow evaluate")
+    if not isinstance(content, dict) or content.get("schema") not in SCHEMAS:
+        known = " or ".join(map(str, SCHEMAS))
+        raise ReflowError(f"{path} is no evaluation of schema {known}; make it with reflow evaluate")
     return content
+
+
+def _with_times(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return an evaluation whose figures have the seconds per image that were measured with them."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        seconds = {
+            (model["sha256"], _method(figures)): figures["seconds_per_image"]
+            for model in found["models"]
+            for figures in model["figures"]
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReflowError(f"{path} holds no times of an evaluation; remove it") from error
+    for model in evaluation["models"]:
+        for figures in model["figures"]:
+            if (key := (model["sha256"], _method(figures))) in seconds:
+                figures["seconds_per_image"] = seconds[key]
+    return evaluation
+
+
+def _method(figures: dict[str, Any]) -> tuple[Any, ...]:
+    return figures["nfe"], figures["solver"], figures["tolerance"]
