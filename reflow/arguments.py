@@ -182,6 +182,12 @@ SweptSolver = Annotated[
         help="With --nfe: euler (default), midpoint, heun, rk4, adams2 to adams4, dpm2m; not of students."
     ),
 ]
+WithLikelihood = Annotated[
+    bool,
+    typer.Option(
+        "--likelihood", help="Measure the likelihood of held-out data as well, by the continuity equation."
+    ),
+]
 SweptTolerances = Annotated[
     str | None,
     typer.Option(
@@ -197,3 +203,8 @@ FeatureFile = Annotated[
     ),
 ]
 EvaluationFile = Annotated[Path, typer.Argument(metavar="FILE.json", help="Written by reflow evaluate.")]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN...", help="Directories that hold base/, pairs/ ...; several are compared."),
+]
+Page = Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")]

@@ -1,6 +1,5 @@
 """The command line: one short function per command. Stages and torch are imported inside them."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -206,6 +205,7 @@ def evaluate(
     solver: arguments.SweptSolver = None,
     tolerance: arguments.SweptTolerances = None,
     features: arguments.FeatureFile = None,
+    likelihood: arguments.WithLikelihood = False,
     settings: arguments.Set = None,
     seed: arguments.Seed = None,
     device: arguments.Device = "auto",
@@ -219,7 +219,7 @@ def evaluate(
     from reflow.reporting import evaluation
     from reflow.stages import evaluate as stage
 
-    overrides = changes_of(settings, seed) + sweep_changes(nfe, solver, tolerance)
+    overrides = changes_of(settings, seed) + sweep_changes(nfe, solver, tolerance, likelihood)
     result = stage.run(models, overrides, source=data, features=features, out=out, device=device)
     if result is not None:  # under torchrun the first process has it
         print(evaluation.to_json(result) if as_json else evaluation.to_table(result))  # noqa: T201
@@ -273,13 +273,8 @@ def sample(
 
 @app.command()
 def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN...", help="Directories that hold base/, pairs/ ...; several are compared."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
+    runs: arguments.Runs,
+    out: arguments.Page,
     device: arguments.Device = "auto",
 ) -> None:
     """Write one self-contained page about a run, or about several beside each other."""

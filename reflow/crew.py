@@ -3,16 +3,29 @@
 A sample depends on its number alone (to rounding), so any crew makes the same.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from reflow.data import DataSet
 from reflow.distributed import World, gathered
 from reflow.generation import generate, source_of
-from reflow.metrics.straightness import NODES, straightness
+from reflow.metrics.diagnostics import FlowFigures, FlowRows, flow_figures, flow_rows, no_flow_rows
+from reflow.metrics.divergence import is_exact, probes_for
+from reflow.metrics.figures import evenly
+from reflow.metrics.likelihood import (
+    Likelihood,
+    LikelihoodFigures,
+    likelihood_figures,
+    log_likelihood,
+    no_likelihood,
+)
+from reflow.metrics.straightness import NODES
 from reflow.models import Model
+from reflow.pixels import dequantised
 from reflow.settings import Recipe, SolverSettings
 from reflow.solvers.grids import GRIDS
 from reflow.solvers.rows import METHODS
@@ -20,6 +33,10 @@ from reflow.solvers.rows import METHODS
 STREAM = "evaluate"
 ADAPTIVE = 40  # evaluations of a sample with a step size of its own, until they are counted
 
+LIKELIHOOD_BATCH = 100  # samples; the way back through the network keeps its activations
+DIVERGENCE_PROBES = 2  # of a sample: the least that tells samples' spread from the probes'
+
+Look = Literal["flow", "likelihood"]  # what is told of a velocity field beside its samples
 Watch = Callable[[float], None]  # is told which share of the work is done
 
 
@@ -59,31 +76,75 @@ class Crew:
         nfe = self.together((batch.nfe for batch in batches), torch.empty(0, dtype=torch.int64))
         return None if x1 is None or nfe is None else (x1, nfe)
 
-    def straightness(self, model: Model, watch: Watch) -> float | None:
-        """Return the mean over trajectories, each per dimension, on the first process."""
-        settings = self.recipe.evaluate
-        source = source_of(model, seed=self.recipe.seed, stream=STREAM, device=self.device)
-        mine = self.world.share(settings.straightness_samples)
-        values = []
-        for start in range(mine.start, mine.stop, settings.batch):
-            numbers = range(start, min(start + settings.batch, mine.stop))
-            x0, label = source.noise(numbers).to(self.device), source.label(numbers)
-            found = straightness(
+    def flow(self, model: Model, watch: Watch) -> FlowFigures | None:
+        """Return what the flow does on its trajectories, on the first process."""
+        recipe, settings = self.recipe, self.recipe.evaluate
+        source = source_of(model, seed=recipe.seed, stream=STREAM, device=self.device)
+        found = []
+        for numbers in self._shared(settings.straightness_samples, settings.batch, watch):
+            probes = probes_for(recipe.seed, "divergence", numbers, DIVERGENCE_PROBES, model.event)
+            rows = flow_rows(
                 model,
-                x0,
+                source.noise(numbers).to(self.device),
+                _moved(source.label(numbers), self.device),
                 tolerance=settings.straightness_tolerance,
-                label=None if label is None else label.to(self.device),
+                probes=_moved(probes, self.device),
             )
-            values.append(found.cpu())
-            watch((numbers.stop - mine.start) / len(mine))
-        everyone = self.together(values, torch.empty(0))
-        return None if everyone is None else float(everyone.mean())
+            found.append(rows)
+        exact = is_exact(DIVERGENCE_PROBES, model.event)
+        everyone = self._rows(found, no_flow_rows(model.event, 1 if exact else DIVERGENCE_PROBES))
+        return None if everyone is None else flow_figures(FlowRows(*everyone), exact=exact)
 
-    def cost(self, method: SolverSettings | None) -> int:
-        """Return the evaluations that samples by a method are expected to take; None: the straightness."""
+    def likelihood(self, model: Model, held_out: DataSet, watch: Watch) -> LikelihoodFigures | None:
+        """Return how likely held-out samples are under the model, on the first process."""
+        recipe, settings = self.recipe, self.recipe.evaluate
+        wanted = min(settings.likelihood_samples, len(held_out))
+        image, found = len(model.event) == 3, []
+        for numbers in self._shared(wanted, LIKELIHOOD_BATCH, watch):
+            x1, label = held_out.take(evenly(len(held_out), wanted)[numbers.start : numbers.stop])
+            x1 = dequantised(x1, recipe.seed, "likelihood", numbers) if image else x1
+            probes = probes_for(recipe.seed, "probes", numbers, settings.likelihood_probes, model.event)
+            one = log_likelihood(
+                model,
+                x1.to(self.device),
+                tolerance=settings.likelihood_tolerance,
+                label=None if model.classes is None else _moved(label, self.device),
+                probes=_moved(probes, self.device),
+            )
+            found.append(one)
+        exact = is_exact(settings.likelihood_probes, model.event)
+        everyone = self._rows(found, no_likelihood(1 if exact else settings.likelihood_probes))
+        if everyone is None:
+            return None
+        return likelihood_figures(Likelihood(*everyone), model.event, exact=exact, dequantised=image)
+
+    def _shared(self, count: int, size: int, watch: Watch) -> Iterator[range]:
+        """Yield the numbers of this process's share in batches, and tell how much of it is done."""
+        mine = self.world.share(count)
+        for start in range(mine.start, mine.stop, size):
+            numbers = range(start, min(start + size, mine.stop))
+            yield numbers
+            watch((numbers.stop - mine.start) / len(mine))
+
+    def _rows(self, found: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> list[Tensor] | None:
+        """Return the rows of all processes, column by column, on the first one."""
+        columns = [
+            self.together((rows[number].cpu() for rows in found), none) for number, none in enumerate(like)
+        ]
+        return None if any(column is None for column in columns) else columns  # type: ignore[return-value]
+
+    def cost(self, what: SolverSettings | Look) -> int:
+        """Return the evaluations that samples by a method, or a look at the flow, are expected to take."""
         settings = self.recipe.evaluate
-        if method is None:
-            return settings.straightness_samples * (NODES + ADAPTIVE)
+        if what == "flow":
+            return settings.straightness_samples * (5 * NODES + ADAPTIVE)
+        if what == "likelihood":
+            return settings.likelihood_samples * ADAPTIVE * 2 * settings.likelihood_probes
+        method = what
         if method.steps is None:
             return settings.samples * ADAPTIVE
         return settings.samples * len(METHODS[method.solver](GRIDS["uniform"](method.steps)))
+
+
+def _moved(x: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if x is None else x.to(device)

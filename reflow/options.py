@@ -73,11 +73,14 @@ def solver_changes(
     ]
 
 
-def sweep_changes(nfe: str | None, solver: str | None, tolerances: str | None) -> list[str]:
-    """Return the [evaluate] settings of the numbers, the solver and the errors on the command line."""
+def sweep_changes(
+    nfe: str | None, solver: str | None, tolerances: str | None, likelihood: bool
+) -> list[str]:
+    """Return the [evaluate] settings of a sweep on the command line."""
     changes = {
         "nfe": None if nfe is None else f"[{nfe}]",
         "solver": None if solver is None else f'"{solver}"',
         "tolerances": None if tolerances is None else f"[{tolerances}]",
+        "likelihood": "true" if likelihood else None,
     }
     return [f"evaluate.{key}={value}" for key, value in changes.items() if value is not None]

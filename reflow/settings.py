@@ -189,9 +189,32 @@ class EvaluateSettings(Settings):
         description="samples of each of these, at most; half of the samples or of the held-out data where "
         "that is less",
     )
-    straightness_samples: Count = Field(256, description="trajectories behind the straightness")
+    straightness_samples: Annotated[int, Field(ge=2)] = Field(
+        128, description="trajectories behind the straightness and the other figures of the flow"
+    )
     straightness_tolerance: Positive = Field(
         1e-4, description="tolerance of these trajectories, in data units"
+    )
+    likelihood: bool = Field(
+        False,
+        exclude_if=lambda likelihood: not likelihood,
+        description="measure the likelihood of held-out samples, too",
+    )
+    likelihood_samples: Annotated[int, Field(ge=2)] = Field(
+        200,
+        exclude_if=lambda samples: samples == 200,
+        description="held-out samples whose likelihood is measured, at most",
+    )
+    likelihood_probes: Count = Field(
+        4,
+        exclude_if=lambda probes: probes == 4,
+        description="random directions a sample that estimate the divergence; exact in as many dimensions "
+        "or fewer",
+    )
+    likelihood_tolerance: Positive = Field(
+        1e-3,
+        exclude_if=lambda tolerance: tolerance == 1e-3,
+        description="wanted error of the log-likelihood, in nats per dimension",
     )
     classifier_steps: Count = Field(
         600, description="optimiser steps of the classifier whose features are compared"

@@ -6,15 +6,18 @@ Processes of torchrun draw together; the first one has the yardstick, keeps resu
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from reflow.crew import Crew
+from reflow.crew import Crew, Look
+from reflow.data import DataSet
 from reflow.distributed import agree
 from reflow.finished import Finished
 from reflow.generation import usual_method
+from reflow.metrics.diagnostics import FlowFigures
+from reflow.metrics.likelihood import LikelihoodFigures
 from reflow.metrics.yardstick import Yardstick
 from reflow.models import Model
 from reflow.reporting.progress import Meter, say
@@ -25,23 +28,25 @@ Result = dict[str, Any]
 
 
 class Task(NamedTuple):
-    """A model, and the method by which its samples are drawn; None: its straightness is wanted."""
+    """A model, and the method by which its samples are drawn, or what is to be told of its flow."""
 
     model: Model
-    method: SolverSettings | None
+    what: SolverSettings | Look
 
 
 @dataclass
 class Sweep:
     """Who draws, what measures (on the first process), and what was finished before.
 
-    protocol: what results follow from beside model and method. done: evaluations so far, as expected.
+    protocol: what results follow from beside model and method. held_out: whose likelihood is told. done:
+    evaluations so far, as expected.
     """
 
     crew: Crew
     measure: Yardstick | None
     finished: Finished
     protocol: Any
+    held_out: DataSet
     done: int = 0
     meter: Meter | None = None
 
@@ -52,17 +57,19 @@ class Sweep:
             found = ((number, self.finished.get(self._key(task))) for number, task in enumerate(tasks))
             known = {number: result for number, result in found if result is not None}
         known = agree(known, self.crew.world)
-        self.done = sum(self.crew.cost(tasks[number].method) for number in known)
-        with self._watched(sum(self.crew.cost(task.method) for task in tasks)):
+        self.done = sum(self.crew.cost(tasks[number].what) for number in known)
+        with self._watched(sum(self.crew.cost(task.what) for task in tasks)):
             if known and self.measure is not None:
                 say(f"evaluate: {len(known)} of {len(tasks)} parts were finished before; going on")
             return [known.get(number) or self._do(task) for number, task in enumerate(tasks)]
 
     def _do(self, task: Task) -> Result:
-        found = self._straightness(task) if task.method is None else self._figures(task, task.method)
+        found = (
+            self._look(task, task.what) if isinstance(task.what, str) else self._figures(task, task.what)
+        )
         if found:
             self.finished.put(self._key(task), found)
-        self.done += self.crew.cost(task.method)
+        self.done += self.crew.cost(task.what)
         self._show(task, 0.0)
         return found
 
@@ -95,18 +102,33 @@ class Sweep:
             "classes": self.measure.classes(samples),
         }
 
-    def _straightness(self, task: Task) -> Result:
-        value = self.crew.straightness(task.model, lambda share: self._show(task, share))
-        return {} if value is None else {"straightness": value}
+    def _look(self, task: Task, what: Look) -> Result:
+        """Return what is told of a flow."""
+
+        def watch(share: float) -> None:
+            self._show(task, share)
+
+        found: FlowFigures | LikelihoodFigures | None
+        if what == "flow":
+            found = self.crew.flow(task.model, watch)
+        else:
+            found = self.crew.likelihood(task.model, self.held_out, watch)
+        return {} if found is None else {what: asdict(found)}
 
     def _key(self, task: Task) -> list[Any]:
         """Return all that a result follows from."""
         recipe = self.crew.recipe
         settings = recipe.evaluate
-        if task.method is None:
-            method: Any = [settings.straightness_samples, settings.straightness_tolerance]
-        else:
-            method = task.method.model_dump()
+        looks: dict[str, Any] = {
+            "flow": [settings.straightness_samples, settings.straightness_tolerance],
+            "likelihood": [
+                settings.likelihood_samples,
+                settings.likelihood_probes,
+                settings.likelihood_tolerance,
+            ],
+        }
+        what = task.what
+        method = [what, *looks[what]] if isinstance(what, str) else what.model_dump()
         return [SCHEMA, task.model.digest, recipe.seed, method, settings.batch, self.protocol]
 
     @contextlib.contextmanager
@@ -121,4 +143,4 @@ class Sweep:
     def _show(self, task: Task, share: float) -> None:
         """Show that a share of a task is done; its samples are still to be measured."""
         if self.meter is not None:
-            self.meter.update(self.done + int(0.99 * share * self.crew.cost(task.method)))
+            self.meter.update(self.done + int(0.99 * share * self.crew.cost(task.what)))

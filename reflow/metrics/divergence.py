@@ -19,6 +19,11 @@ from reflow.flow import VelocityField
 from reflow.noise import uniform
 
 
+def is_exact(count: int, event: tuple[int, ...]) -> bool:
+    """Return whether the exact trace needs no more directions than there would be probes."""
+    return torch.Size(event).numel() <= count
+
+
 def probes_for(
     seed: int, stream: str, numbers: Sequence[int], count: int, event: tuple[int, ...]
 ) -> Tensor | None:
@@ -27,7 +32,7 @@ def probes_for(
     It is None, which asks for the exact trace, where there are no more directions than that. The first
     probes of a sample are the same whatever the count, the batch and the process.
     """
-    if torch.Size(event).numel() <= count:
+    if is_exact(count, event):
         return None
     return 1 - 2 * (uniform(seed, stream, numbers, (count, *event)) < 0.5).float()
 

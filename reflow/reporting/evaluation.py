@@ -46,6 +46,8 @@ def to_table(result: Mapping[str, Any]) -> str:
     for model in models:
         if model["straightness"] is not None:
             lines.append(f"straightness of {model['path']}: {model['straightness']:.4g}")
+        if (known := model.get("likelihood")) is not None:
+            lines.append(f"likelihood of held-out data by {model['path']}: {_likelihood(known)}")
     for name, near in (
         *((model["path"], model["nearest_training"]) for model in models),
         ("held-out data", result["nearest_training"]["held_out"]),
@@ -55,6 +57,13 @@ def to_table(result: Mapping[str, Any]) -> str:
             f"{near['fifth_percentile']:.4g} (5th percentile)"
         )
     return "\n".join(lines)
+
+
+def _likelihood(known: Mapping[str, Any]) -> str:
+    """Return the likelihood in words, with its standard error over samples."""
+    bits = known["bits_per_dimension"]
+    value, unit = (known["nats"], "nats") if bits is None else (bits, "bits per dimension")
+    return f"{value['mean']:.4g} ± {value['error']:.2g} {unit} ({known['samples']} samples)"
 
 
 def aligned(rows: list[list[str]], left: Iterable[int]) -> list[str]:

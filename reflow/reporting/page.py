@@ -62,11 +62,6 @@ def render(chapters: Sequence[Chapter]) -> str:
     )
 
 
-def plane_section(strips: Sequence[Strip]) -> Markup:
-    """Return the section about trajectories of points in the plane."""
-    return Markup(_template("plane.html.j2").render(strips=strips))  # escaped by the template
-
-
 def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reflow.reporting", "templates"),

@@ -30,17 +30,6 @@ def scatter(points: Tensor, colour: str = GENERATED) -> bytes:
     return to_png(figure)
 
 
-def trajectories(states: Tensor, data: Tensor) -> bytes:
-    """Return a PNG of trajectories from noise (grey dots) to their ends (red) over the data (blue)."""
-    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
-    axes = _plane(figure, limit=3.0)
-    axes.scatter(data[:, 0], data[:, 1], s=2, color=DATA, alpha=0.35, linewidths=0)
-    axes.plot(states[:, :, 0].numpy(), states[:, :, 1].numpy(), color=TRAIL, linewidth=0.5, alpha=0.6)
-    axes.scatter(states[0, :, 0], states[0, :, 1], s=5, color=FAINT, linewidths=0, zorder=3)
-    axes.scatter(states[-1, :, 0], states[-1, :, 1], s=7, color=GENERATED, linewidths=0, zorder=4)
-    return to_png(figure)
-
-
 def to_png(figure: Figure) -> bytes:
     """Return the bytes of a PNG file."""
     buffer = io.BytesIO()

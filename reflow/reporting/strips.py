@@ -15,7 +15,6 @@ from reflow.solvers import trajectory
 ROWS, TIMES = (6, 4, 3, 2, 1), 11  # samples and times
 BYTES = 600_000  # of raw pixels, in all strips of a page
 TOLERANCE = 1e-2  # RMS, in data units; what is seen is a few grey levels
-PATHS, PATH_TIMES = 150, 60  # of points in the plane
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,6 @@ def strips_of(models: Mapping[str, Model], *, runs: int, device: torch.device) -
         states = _followed(model, fit.count, torch.tensor(times()), device)
         tiles = states.transpose(0, 1).flatten(0, 1)  # (samples * times, C, H, W)
         strips.append(Strip(name, source_of(png(sheet(tiles, TIMES, fit.reduction)))))
-    return strips
-
-
-def planes_of(models: Mapping[str, Model], real: Tensor, *, device: torch.device) -> list[Strip]:
-    """Return the trajectories of points in the plane of every velocity field over real points."""
-    from reflow.reporting.plots import trajectories  # matplotlib takes most of a second to import
-
-    strips = []
-    for name, model in _fields(models).items():
-        states = _followed(model, PATHS, torch.linspace(0, 1, PATH_TIMES), device)
-        strips.append(Strip(name, source_of(trajectories(states, real))))
     return strips
 
 

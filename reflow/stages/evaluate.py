@@ -1,4 +1,4 @@
-"""evaluate: distances to held-out data and coverage of it per NFE, straightness and copies of models."""
+"""evaluate: distances to held-out data per NFE and coverage of it, flow, copies and likelihood."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ def run(
     with joined(where):
         measure = _measure(crew, models[0], parts, features) if here.leads else None
         told = None if measure is None else _told(measure, crew)
-        sweep = Sweep(crew, measure, finished, told)
+        sweep = Sweep(crew, measure, finished, told, parts[1])
         tasks = [_tasks(model, recipe.evaluate) for model in models]
         found = sweep.run([task for some in tasks for task in some])
     if measure is None or told is None:
@@ -134,14 +134,17 @@ def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
 
 
 def _tasks(model: Model, settings: EvaluateSettings) -> list[Task]:
-    """Return what is to be done for a model; of a student no straightness is known."""
+    """Return what is to be done for a model; a student has no flow to look at."""
     tasks = [Task(model, method) for method in _methods(model, settings)]
-    return tasks if model.student_steps else [*tasks, Task(model, None)]
+    if model.student_steps:
+        return tasks
+    return [*tasks, Task(model, "flow"), *([Task(model, "likelihood")] if settings.likelihood else [])]
 
 
 def _model(path: Path, model: Model, tasks: Sequence[Task], found: Sequence[Mapping[str, Any]]) -> Result:
     """Return what is told of a model."""
-    usual = found[[task.method for task in tasks].index(usual_method(model))]
+    usual = found[[task.what for task in tasks].index(usual_method(model))]
+    flow = next((one["flow"] for one in found if "flow" in one), None)
     return {
         "path": str(path),
         "sha256": model.digest,
@@ -149,7 +152,9 @@ def _model(path: Path, model: Model, tasks: Sequence[Task], found: Sequence[Mapp
         "rectification": model.header.rectification,
         "student_steps": model.student_steps,
         "figures": [one["figure"] for one in found if "figure" in one],
-        "straightness": next((one["straightness"] for one in found if "straightness" in one), None),
+        "straightness": None if flow is None else flow["straightness"],
+        "flow": flow,
+        "likelihood": next((one["likelihood"] for one in found if "likelihood" in one), None),
         "nearest_training": usual["nearest_training"],
         "classes": usual["classes"],
     }

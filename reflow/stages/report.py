@@ -4,21 +4,23 @@ import collections
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from markupsafe import Markup
 from torch import Tensor
 
 from reflow.artifacts import prepare, write_atomically
 from reflow.config import parse_recipe, settings_table
-from reflow.data import open_data, split
+from reflow.data import DataSet, open_data, split
 from reflow.devices import choose_device
 from reflow.errors import UsageError
 from reflow.models import Model, load_model
 from reflow.reporting.gallery import IMAGES, POINTS, gallery_of
-from reflow.reporting.page import Chapter, plane_section, render
+from reflow.reporting.page import Chapter, render
+from reflow.reporting.physics import physics_section
 from reflow.reporting.progress import say
 from reflow.reporting.run import Run, open_run
-from reflow.reporting.strips import planes_of, strips_of
+from reflow.reporting.strips import strips_of
 
 
 def run(folders: Sequence[Path], *, out: Path, device: str) -> None:
@@ -53,33 +55,47 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _chapter(name: str, found: Run, runs: int, where: torch.device) -> Chapter:
     """Return a run with its pictures, which share the page with those of other runs."""
     models = {entry.name: load_model(entry.folder).to(where) for entry in found.models()}
-    real = _real(found)
+    held_out = _held_out(found)
     images = len(next(iter(models.values())).event) == 3
     return Chapter(
         name,
         found,
-        gallery_of(found, models, real, runs=runs, device=where),
+        gallery_of(found, models, _real(held_out), runs=runs, device=where),
         strips_of(models, runs=runs, device=where) if images else [],
-        _section(models, real, where),
+        _section(models, held_out),
         settings_table(parse_recipe(found.entries[-1].header.recipe)),
     )
 
 
-def _section(models: dict[str, Model], real: Tensor | None, where: torch.device) -> Markup:
+def _section(models: dict[str, Model], held_out: DataSet | None) -> Markup:
     """Return the section about the flow of points in the plane, as HTML; of other data nothing."""
-    if real is None or real.shape[1:] != (2,):
+    if held_out is None or held_out.event != (2,):
         return Markup("")
-    return plane_section(planes_of(models, real, device=where))
+    first = next(iter(models.values()))
+    label = None if first.classes is None else 0
+    rows = np.arange(len(held_out))
+    if label is not None:
+        assert held_out.labels is not None
+        rows = rows[held_out.labels == label]
+    data, _ = held_out.take(rows[:POINTS])
+    return Markup(physics_section(models, data, int(first.recipe["seed"]), label=label))  # escaped there
 
 
-def _real(found: Run) -> Tensor | None:
-    """Return held-out samples to show, or None when the data was files of the user's own."""
+def _held_out(found: Run) -> DataSet | None:
+    """Return the held-out data, or None when the data was files of the user's own."""
     header = found.models()[0].header
     recipe = parse_recipe(header.recipe)
     if recipe.data.source == "files":
         return None
     how = header.facts["split"]
     _, held_out = split(open_data(recipe.data, how["seed"]), how["held_out"], how["seed"])
+    return held_out
+
+
+def _real(held_out: DataSet | None) -> Tensor | None:
+    """Return held-out samples to show, if there are."""
+    if held_out is None:
+        return None
     count = min(len(held_out), IMAGES[0] if len(held_out.event) == 3 else POINTS)
-    samples, _ = held_out.take(torch.arange(count).numpy())
+    samples, _ = held_out.take(np.arange(count))
     return samples
