@@ -123,7 +123,7 @@ def test_chain_runs_on_points(reflow: Command, tmp_path: Path) -> None:
         answer = reflow(*command)
         assert answer.code == 0, (command, answer.err)
     assert np.load(tmp_path / "points.npz")["samples"].shape == (5, 2)
-    assert "Trajectories" in (tmp_path / "report.html").read_text()
+    assert "The flow" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("dimension", [1, 5])
