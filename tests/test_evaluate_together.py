@@ -76,6 +76,10 @@ def test_two_processes_find_what_one_finds_and_the_first_one_says_it(
     assert len(first["figures"]) == len(second["figures"]) == 3
     assert two == one
     assert second.pop("straightness") == pytest.approx(first.pop("straightness"), rel=1e-5)  # rounding
+    for name, value in first.pop("flow").items():
+        told = value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-5)
+        assert second["flow"][name] == told, name
+    del second["flow"]
     for ours, theirs in zip(second.pop("figures"), first.pop("figures"), strict=True):
         # Other sizes of batches round otherwise; a kernel distance is a difference of large sums.
         spread = theirs.pop("kernel_classifier_spread")

@@ -25,22 +25,22 @@ def evaluate(reflow: Command, chain: Path, out: Path, *more: object) -> dict[str
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return which samples are drawn, and what else is computed, as it happens."""
     notes: list[str] = []
-    samples, straightness = Crew.samples, Crew.straightness
+    samples, flow = Crew.samples, Crew.flow
 
     def noted(crew: Crew, model: Any, method: Any, watch: Any) -> Any:
         notes.append(f"{model.header.stage} {method.solver} {method.steps}")
         return samples(crew, model, method, watch)
 
-    def straight(crew: Crew, model: Any, watch: Any) -> Any:
-        notes.append(f"{model.header.stage} straightness")
-        return straightness(crew, model, watch)
+    def followed(crew: Crew, model: Any, watch: Any) -> Any:
+        notes.append(f"{model.header.stage} flow")
+        return flow(crew, model, watch)
 
     monkeypatch.setattr(Crew, "samples", noted)
-    monkeypatch.setattr(Crew, "straightness", straight)
+    monkeypatch.setattr(Crew, "flow", followed)
     return notes
 
 
-ALL = ["train euler 1", "train euler 2", "train heun 4", "train straightness", "distill euler 1"]
+ALL = ["train euler 1", "train euler 2", "train heun 4", "train flow", "distill euler 1"]
 
 
 def test_a_killed_sweep_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(
@@ -53,7 +53,7 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(
     whole, out = tmp_path / "whole.json", tmp_path / "e.json"
     evaluate(reflow, chain, whole)
     assert drawn == ALL
-    for kills, before in ((2, 2), (1, 4)):  # again, after one more; straightness has no figures
+    for kills, before in ((2, 2), (1, 4)):  # again, after one more; a flow has no figures
         with monkeypatch.context() as patch:
             _killed_after(patch, kills)
             answer = reflow("evaluate", chain / "base", chain / "distill", *QUICK, "--out", out)
@@ -134,7 +134,7 @@ def test_solver_and_tolerances_are_swept_for_velocity_fields_and_students_keep_t
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--nfe", "1", "--solver", "heun"), "needs a multiple of 2 evaluations, not 1"),
+        (("--nfe", "1", "--solver", "heun"), "needs a multiple of 2 network evaluations, not 1"),
         (("--solver", "dopri5"), "evaluate.solver"),
         (("--tolerance", "-1"), "evaluate.tolerances"),
     ],

@@ -12,7 +12,6 @@ from reflow.workspace import AVERAGE
 
 EVALUATION, SCHEMA = "evaluation.json", 2
 TIMES = "evaluation.times.json"  # beside it: seconds per image, which differ from time to time
-SCHEMAS = (1, SCHEMA)  # that are read; 2 has more figures
 ORDER = ("train", "couple", "reflow", "distill")
 
 
@@ -128,9 +127,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         raise ReflowError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ReflowError(f"{path} is not JSON; make it anew with reflow evaluate") from error
-    if not isinstance(content, dict) or content.get("schema") not in SCHEMAS:
-        known = " or ".join(map(str, SCHEMAS))
-        raise ReflowError(f"{path} is no evaluation of schema {known}; make it with reflow evaluate")
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise ReflowError(f"{path} is no evaluation of schema {SCHEMA}; make it with reflow evaluate")
     return content
 
 
