@@ -100,7 +100,7 @@ def lucidrains(problem: Problem, phases: Phases, own: bool) -> Models:
     recipe = problem.recipe
     library = Optimisation(lr=3e-4, warmup=0, schedule="constant", clip=0.5, average=EMA)
     net = problem.net()
-    flow = rectified_flow_pytorch.RectifiedFlow(Swapped(net))
+    flow = rectified_flow_pytorch.RectifiedFlow(Swapped(net), data_shape=problem.parts[0].event)
 
     def loss() -> Tensor:
         return flow((problem.independent(recipe.train.batch).x1 + 1) / 2)  # type: ignore[no-any-return]  # it takes [0, 1]
