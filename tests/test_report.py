@@ -213,6 +213,15 @@ def copied(run: Path, place: Path, **changes: Any) -> Path:
     return place
 
 
+def test_a_student_of_points_alone_has_no_flow_to_show(
+    reflow: Command, plane: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(plane / "distill", tmp_path / "run" / "distill")
+    answer = reflow("report", tmp_path / "run", "--out", tmp_path / "report.html")
+    assert answer.code == 0, answer.err
+    assert "The flow" not in (tmp_path / "report.html").read_text()
+
+
 def test_several_runs_stand_side_by_side(reflow: Command, plane: Path, tmp_path: Path) -> None:
     other = copied(plane, tmp_path / "other" / "points", data="0" * 64)
     out = tmp_path / "both.html"

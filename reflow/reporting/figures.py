@@ -1,7 +1,6 @@
 """What an evaluation holds, as tables and charts; a figure that it lacks leaves no trace.
 
-Evaluations of schema 1 have fewer figures than those of schema 2. `evaluated` are a run's models as the
-evaluation describes them, by name.
+`evaluated` are a run's models as the evaluation describes them, by name.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from reflow.config import flat, parse_recipe
@@ -16,6 +15,7 @@ from reflow.reporting import figures
 from reflow.reporting.ancestry import SHORT, ancestry
 from reflow.reporting.charts import Axis, Chart, Series, chart
 from reflow.reporting.commands import commands, make_line
+from reflow.reporting.environment import template
 from reflow.reporting.figures import STAGES, Table, tell, tell_zeros
 from reflow.reporting.gallery import Gallery
 from reflow.reporting.run import Entry, Run, tell_average
@@ -53,25 +53,13 @@ def render(chapters: Sequence[Chapter]) -> str:
         _view(chapter, f"r{number}-" if len(chapters) > 1 else "")
         for number, chapter in enumerate(chapters)
     ]
-    return _template("page.html.j2").render(
+    return template("page.html.j2").render(
         title=chapters[0].name
         if len(chapters) == 1
         else "Comparison of " + ", ".join(c.name for c in chapters),
         views=views,
         comparison=comparison_of({c.name: c.run for c in chapters}) if len(chapters) > 1 else None,
     )
-
-
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reflow.reporting", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["tell"] = tell
-    return environment.get_template(name)
 
 
 def _view(chapter: Chapter, prefix: str) -> dict[str, Any]:

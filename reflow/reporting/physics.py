@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from reflow.metrics.marginal import beginnings, marginal_velocity, shares
 from reflow.metrics.straightness import straightness
 from reflow.models import Model
 from reflow.noise import draw_seed, noise
+from reflow.reporting.environment import template
 from reflow.reporting.fluid import BINS, Fluid, compare
 from reflow.reporting.planar import SIZE, Window
 from reflow.solvers import integrate, trajectory
@@ -80,15 +80,7 @@ def physics_section(
     fields = {name: model for name, model in models.items() if model.student_steps is None}
     device = next(next(iter(models.values())).parameters()).device
     scene = _Scene(models, fields, data.float().to(device), seed, label)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reflow.reporting", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
-    return environment.get_template("physics.html.j2").render(scene.view(), level=level)
+    return template("physics.html.j2").render(scene.view(), level=level)
 
 
 def _require(models: Mapping[str, Model], data: Tensor, label: int | None) -> None:

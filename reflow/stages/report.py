@@ -62,14 +62,15 @@ def _chapter(name: str, found: Run, runs: int, where: torch.device) -> Chapter:
         found,
         gallery_of(found, models, _real(held_out), runs=runs, device=where),
         strips_of(models, runs=runs, device=where) if images else [],
-        _section(models, held_out),
+        _section(models, held_out, level=3 if runs == 1 else 4),
         settings_table(parse_recipe(found.entries[-1].header.recipe)),
     )
 
 
-def _section(models: dict[str, Model], held_out: DataSet | None) -> Markup:
-    """Return the section about the flow of points in the plane, as HTML; of other data nothing."""
-    if held_out is None or held_out.event != (2,):
+def _section(models: dict[str, Model], held_out: DataSet | None, *, level: int) -> Markup:
+    """Return the section about the flow of points in the plane, as HTML; without one, nothing."""
+    flows = any(model.student_steps is None for model in models.values())
+    if held_out is None or held_out.event != (2,) or not flows:
         return Markup("")
     first = next(iter(models.values()))
     label = None if first.classes is None else 0
@@ -78,7 +79,7 @@ def _section(models: dict[str, Model], held_out: DataSet | None) -> Markup:
         assert held_out.labels is not None
         rows = rows[held_out.labels == label]
     data, _ = held_out.take(rows[:POINTS])
-    return Markup(physics_section(models, data, int(first.recipe["seed"]), label=label))  # escaped there
+    return Markup(physics_section(models, data, int(first.recipe["seed"]), label=label, level=level))
 
 
 def _held_out(found: Run) -> DataSet | None:
