@@ -70,7 +70,7 @@ def run(
     result = {
         "schema": SCHEMA,
         "seed": recipe.seed,
-        **measure.reference(),
+        **measure.reference(crew.labels),
         **told,
         "models": list(map(_model, paths, models, tasks, by_model)),
     }
