@@ -21,6 +21,10 @@ evaluations and hours of each stage, bytes of pairs. `--rate` is what your hardw
 Write your own by copying a built-in one, or change single settings with `--set section.key=value`, where
 the value is TOML or a bare word, and `none` takes a setting back to its default. Unknown keys are refused.
 
+What a recipe states in `[distill]` for its own objective (`distance`, `lr`, `intervals`, `instant`) stays
+behind when `--objective` or `--set distill.objective=...` asks for another one, which brings its own;
+`reflow distill` says what it brought. Settings given beside it win.
+
 """
 
 

@@ -132,7 +132,7 @@ StudentObjective = Annotated[
     str | None,
     typer.Option(
         help="What it is fitted to: regress (ends of pairs), consistency, or meanflow (average velocities, "
-        "for any number of steps); default: the recipe's."
+        "for any number of steps); default: the recipe's. Another one brings its own rate and distance."
     ),
 ]
 StudentSteps = Annotated[
