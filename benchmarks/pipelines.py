@@ -36,7 +36,7 @@ from findings import seconds_of
 from loops import Swapped, rectified_flow_pytorch
 from peers import flow_matching_fixed, scipy_rk45, uniform
 from rounds import CLOCKS
-from study import NFE, Study, beside
+from study import NFE, Study, beside, parser_of, study_of
 from torch import Tensor, nn
 from variants import OBJECTIVES, Chain
 
@@ -44,6 +44,7 @@ from reflow.artifacts import MODEL, Header, write_artifact
 from reflow.config import override
 from reflow.data import open_data
 from reflow.errors import ReflowError
+from reflow.flow import Pair
 from reflow.hyperparameters import BaseFitSettings
 from reflow.settings import Recipe
 
@@ -69,13 +70,18 @@ def regressing(recipe: Recipe) -> Optimisation:
     return optimisation_of(override(recipe, OBJECTIVES["regress"]).distill)
 
 
+def base_with_pairs(problem: Problem, phases: Phases, solve: Solve) -> tuple[nn.Module, nn.Module, Pair]:
+    """Train a base; return its network, the average of that, and the pairs that the average makes."""
+    net = problem.net()
+    base = plain_base(problem, phases, net)
+    return net, base, phases.collect(["couple"], lambda: problem.solved(base, solve, SOLVED))
+
+
 def official(problem: Problem, phases: Phases, solve: Solve) -> Models:
     """The recipe of gnobitab/RectifiedFlow: pairs from the averaged weights (there by RK45 at 1e-5), reflow
     and distillation from the raw ones, uniform times, squared errors."""
     recipe = problem.recipe
-    net = problem.net()
-    base = plain_base(problem, phases, net)
-    pairs = phases.collect(["couple"], lambda: problem.solved(base, solve, SOLVED))
+    net, base, pairs = base_with_pairs(problem, phases, solve)
     reflowed = phases.fit(
         ["reflow"],
         net,
@@ -116,9 +122,7 @@ def lucidrains(problem: Problem, phases: Phases, own: bool) -> Models:
 def regression(problem: Problem, phases: Phases, scratch: bool) -> Models:
     """A one-step student fitted to the base's pairs, without reflow, from its weights or from scratch."""
     recipe = problem.recipe
-    net = problem.net()
-    base = plain_base(problem, phases, net)
-    pairs = phases.collect(["couple"], lambda: problem.solved(base, MIDPOINT, SOLVED))
+    net, base, pairs = base_with_pairs(problem, phases, MIDPOINT)
     net.load_state_dict((problem.net() if scratch else base).state_dict())
     student = phases.fit(
         ["reflow", "distill"],
@@ -210,26 +214,19 @@ def compete(
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add = parser.add_argument
-    add("--recipe", default="digits", help="as of the study (default digits)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="as of the study")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
-    add("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
     add("--only", nargs="+", choices=PEERS, default=list(PEERS), help="these peers only")
     add("--seconds", metavar="A,B,C,D", help="of train, couple, reflow, distill, instead of the study's")
     add("--share-base", action="store_true", help="start from the study's base where it is trained alike")
     add("--clock", choices=CLOCKS, default="cpu", help="cpu (default): processor time, for busy machines")
-    add("--threads", type=int, default=1, help="threads of torch (default 1)")
     return parser.parse_args()
 
 
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
-    study = Study(options.recipe, tuple(options.set), options.out)
+    study = study_of(options)
     for seed in options.seeds:
         if options.seconds:
             seconds = dict(zip(STAGES, map(float, options.seconds.split(",")), strict=True))

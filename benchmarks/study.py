@@ -213,18 +213,30 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def arguments() -> argparse.Namespace:
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what says which study is meant."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--recipe", default="digits", help="a built-in recipe or a .toml path (default digits)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change it for all variants")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
     add("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
+    add("--threads", type=int, default=1, help="threads of each command or peer (default 1)")
+    return parser
+
+
+def study_of(options: argparse.Namespace) -> Study:
+    """Return the study that these options mean."""
+    return Study(options.recipe, tuple(options.set), options.out)
+
+
+def arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    add = parser.add_argument
     add("--only", nargs="+", default=[], metavar="NAME", help="variants, by patterns such as 'times-*'")
     add("--jobs", type=int, default=1, help="commands that run at the same time (default 1)")
-    add("--threads", type=int, default=1, help="threads of each (default 1)")
     add("--budget-minutes", type=float, default=float("inf"), help="start nothing after so long")
     add("--dry-run", action="store_true", help="print the commands that are still to be run")
     add("--table", action="store_true", help="print tables of what has been measured")
@@ -233,7 +245,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    study = Study(options.recipe, tuple(options.set), options.out)
+    study = study_of(options)
     if options.table:
         chosen = study.variants([*options.only, *REFERENCE] if options.only else [])
         print(tables(study.out, chosen, study.text, options.seeds))

@@ -132,7 +132,7 @@ StudentObjective = Annotated[
     str | None,
     typer.Option(
         help="What it is fitted to: regress (ends of pairs), consistency, or meanflow (average velocities, "
-        "for any number of steps); default: the recipe's."
+        "for any number of steps); default: the recipe's. Another one brings its own rate and distance."
     ),
 ]
 StudentSteps = Annotated[
@@ -166,7 +166,10 @@ Labels = Annotated[
 ]
 Rate = Annotated[
     float | None,
-    typer.Option(help="TFLOP/s that the hardware sustains, for the hours of a recipe; default: 50."),
+    typer.Option(
+        help="TFLOP/s that the hardware sustains, for the hours of a recipe; default: 0.1 (two CPU cores) "
+        "in float32, else 50 (a GPU)."
+    ),
 ]
 Evaluated = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models to compare.")]
 EvaluationOut = Annotated[

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from reflow.errors import ReflowError
+from reflow.hyperparameters import OF_AN_OBJECTIVE
 from reflow.sections import Settings
 from reflow.settings import MODEL_KINDS, GuidanceSettings, ModelSettings, Recipe, SolverSettings
 
@@ -27,7 +28,8 @@ def built_in_recipes() -> list[str]:
 def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     """Return the recipe of a built-in name or a .toml path, with `section.key=value` applied.
 
-    A value is TOML, or a bare word; `none` takes the setting back to its default.
+    A value is TOML, or a bare word; `none` takes the setting back to its default. What the recipe chose for
+    its objective of [distill] is left behind by another objective, and `section.key=value` wins over that.
     """
     if name_or_path in built_in_recipes():
         text = (resources.files("reflow.recipes") / f"{name_or_path}.toml").read_text("utf-8")
@@ -52,20 +54,28 @@ def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 def parse_recipe(content: dict[str, Any], overrides: Iterable[str] = (), origin: str = "recipe") -> Recipe:
     """Return the validated recipe of a nested dict; `origin` names it in messages."""
     content = json.loads(json.dumps(content, default=str))
-    changed = False
-    for override in overrides:
+    changes = _in_order(overrides)
+    for override in changes:
         _apply(content, override)
-        changed = True
     try:
         return Recipe.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        where = f"{origin} with --set" if changed else origin
+        where = f"{origin} with --set" if changes else origin
         raise ReflowError(f"{where}: {_explain(error)}") from error
 
 
 def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """Return the recipe with `section.key=value` settings applied."""
     return parse_recipe(recipe.model_dump(mode="json"), overrides, f"recipe {recipe.name}")
+
+
+def differences(before: Recipe, after: Recipe) -> dict[str, Any]:
+    """Return by dotted name the settings that make one recipe the other; None takes one back."""
+    content = before.model_dump(mode="json")
+    _change_objective(content["distill"], after.distill.objective)
+    old, new = flat(content), flat(after.model_dump(mode="json"))
+    names = sorted(old.keys() | new.keys())
+    return {name: new.get(name) for name in names if old.get(name) != new.get(name)}
 
 
 def with_source(recipe: Recipe, source: str) -> Recipe:
@@ -131,10 +141,26 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise ReflowError(f"--set {override}: {section} is a value, not a section")
     if sections == ["model"] and key == "kind" and value in MODEL_KINDS:
         _keep_common(content, str(value))
+    if sections == ["distill"] and key == "objective":
+        _change_objective(content, "regress" if value == "none" else value)
     if value == "none":
         content.pop(key, None)
     else:
         content[key] = value
+
+
+def _in_order(overrides: Iterable[str]) -> list[str]:
+    """Return changes with the objective of [distill] first, so that what they say of its settings wins."""
+    changes = list(overrides)
+    objectives = [change for change in changes if change.partition("=")[0].strip() == "distill.objective"]
+    return objectives[-1:] + [change for change in changes if change not in objectives]
+
+
+def _change_objective(distill: dict[str, Any], objective: object) -> None:
+    """Take away what the recipe chose for its own objective if another one is asked for."""
+    if objective != distill.get("objective", "regress"):
+        for name in OF_AN_OBJECTIVE:
+            distill.pop(name, None)
 
 
 def _keep_common(model: dict[str, Any], kind: str) -> None:

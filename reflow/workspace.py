@@ -32,6 +32,7 @@ from reflow.hyperparameters import RHYTHM
 LOCK = ".lock"
 WEIGHTS = "weights"  # the fact that tells in which proportions sets of pairs are mixed
 AVERAGE = "average"  # the fact that tells which average of a training a model is
+MARKS = (LOCK, MODEL, STATE, PREVIOUS, AVERAGES, PAIRS, SHARDS, PLAN)  # of a stage; logs have many
 OURS = {"model": (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, TRACKING), "pairs": (PAIRS, SHARDS, PLAN)}
 
 
@@ -48,8 +49,8 @@ def claim(
 
     part: hold only this part of it, beside other processes that hold other parts.
 
-    Raises ReflowError when it cannot be written, another process holds it, it is one of the inputs or
-    holds an artifact of another kind.
+    Raises ReflowError when it cannot be written, another process holds it, it is one of the inputs, holds
+    an artifact of another kind, or files without any of ours.
     """
     for path in inputs:
         if directory.resolve() == (path if path.is_dir() else path.parent).resolve():
@@ -59,6 +60,7 @@ def claim(
         raise ReflowError(f"--out {directory} holds {other}, not {kind}; give another --out")
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
+        _require_no_strangers(directory)
     with contextlib.ExitStack() as stack:
         busy = f"{directory} is being written by another reflow; wait for it, or give another --out"
         stack.enter_context(held(directory / LOCK, busy, shared=part is not None))
@@ -90,6 +92,21 @@ def held(path: Path, busy: str | None = None, *, shared: bool = False) -> Iterat
                 raise ReflowError(busy) from error.__cause__
             raise
         yield
+
+
+def _require_no_strangers(directory: Path) -> None:
+    """Refuse a directory of somebody's files that no stage has written into.
+
+    Hidden files are let be, and empty ones: a log that a shell has just opened for this very command.
+    """
+    if any(True for name in MARKS for _ in directory.glob(name)):
+        return
+    for path in sorted(directory.iterdir()):
+        if not path.name.startswith(".") and (path.is_dir() or path.stat().st_size):
+            raise ReflowError(
+                f"--out {directory} holds {path.name}, and no stage has written there; give a new or an "
+                "empty directory"
+            )
 
 
 def require_same(path: Path, found: Header, wanted: Header, *, growing: bool = False) -> None:

@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch; two test workers share two 
 import hashlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow.__main__ import main
+from reflow.data import fingerprint
 from reflow.flow import per_sample
 from reflow.models import Model
 
@@ -33,6 +35,14 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("cache")
     os.environ["REFLOW_CACHE"] = str(place)
     return place
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the place of decoded data in an empty cache; any time of a file counts as long ago."""
+    monkeypatch.setenv("REFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprint, "SETTLED_NS", 0)
+    return tmp_path / "cache" / "data"
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,12 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return run
+
+
+@pytest.fixture
+def run(chain: Path, tmp_path: Path) -> Path:
+    """Return a copy of the tiny run, to be damaged."""
+    return Path(shutil.copytree(chain, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

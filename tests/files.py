@@ -122,3 +122,14 @@ def store(directory: Path, whole: Pair, sizes: list[int], **facts: Any) -> Path:
         first += size
     write_index(directory, header, listed)
     return directory
+
+
+def in_every_format(path: Path) -> dict[str, Path]:
+    """Write the same grey images in every format."""
+    np.savez(path / "a.npz", images=GREY)
+    return {
+        "folder": folder(path / "folder", GREY),
+        "npz": path / "a.npz",
+        "zip": pack(path / "a.zip", members(GREY)),
+        "idx": idx(path / "t-images-idx3-ubyte.gz", 0x803, GREY),
+    }

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reflow.architectures import DitSettings, MlpSettings, UnetSettings
 from reflow.artifacts import PAIRS, read_header, tensor_layout
-from reflow.config import read_recipe
+from reflow.config import built_in_recipes, read_recipe
 from reflow.cost import bytes_of, cost_of, network_of, nfe_of, samples_of
 from reflow.data import BUILT_IN, SETS, fashion, open_data
 from reflow.distances import squared
@@ -163,9 +163,21 @@ def test_inspect_estimates_a_recipe_with_other_settings(reflow: Command) -> None
     assert cost["hours"] == known.hours(known.evaluations, 2)
     assert (cost["rate_tflops"], cost["assumed"]) == (2, ["nfe"])
     text = reflow("inspect", "digits", "--set", "couple.steps=9", "--set", "couple.solver=heun").out
-    for words in ("609,601", "12.6 M", "18 evaluations each\n", "at 50 TFLOP/s", "train.steps"):
+    for words in ("609,601", "12.6 M", "18 evaluations each\n", "at 0.1 TFLOP/s", "train.steps"):
         assert words in text
     assert "assumed; with a tolerance" in reflow("inspect", "digits").out
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_without_a_rate_hours_are_those_of_what_the_recipe_is_for(reflow: Command, name: str) -> None:
+    """Two cores trained the digits at 1,384 images/s (README.md), an image being three evaluations."""
+    usual = json.loads(reflow("inspect", name, "--json").out)["cost"]
+    if name in ("cifar10", "images64"):  # for GPUs, as their comments say
+        assert usual["rate_tflops"] == 50
+    else:
+        assert usual["rate_tflops"] == pytest.approx(1384 * 6 * 12_562_432 / 1e12, rel=0.1)
+    assert "no --rate" in reflow("inspect", name).out
+    assert "no --rate" not in reflow("inspect", name, "--rate", 3).out
 
 
 def test_inspect_says_what_it_cannot_know(reflow: Command) -> None:

@@ -3,18 +3,16 @@
 import importlib.util
 import io
 import random
-import sqlite3
-import struct
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from files import RGB, png
+from files import RGB
+from launches import PICTURE, launch, losses, opened, steps
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata as hparams
@@ -32,38 +30,11 @@ from reflow.reporting.tracking import (
     require_tracker,
 )
 
-SETTINGS = {
-    "name": "tiny",
-    "train.steps": 40,
-    "train.lr": 2e-3,
-    "model.multipliers": [1, 2],
-    "data.size": None,
-}
-PICTURE = png(RGB[0])
-THEIR_WARNINGS = pytest.mark.filterwarnings("default")  # of one dependency of theirs about another
-
 
 @pytest.fixture(autouse=True)
 def first_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Number event files from 0: two of one second are read by name, and 10 comes before 9 there."""
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
-
-
-def launch(out: Path, step: int = 0, **changed: Any) -> Launch:
-    return Launch(out, "tiny train", SETTINGS | changed, step)
-
-
-def opened(name: str, launch: Launch) -> Tracker:
-    """Return a tracker whose failures fail the test."""
-    return open_tracker(name, launch, pytest.fail)
-
-
-def steps(tracker: Tracker, first: int, last: int) -> None:
-    """Log every tenth step, with a picture at every twentieth."""
-    for step in range(first, last + 1, 10):
-        tracker.log(step, {"loss": 1 / step, "lr": step / 2})
-        if step % 20 == 0:
-            tracker.picture(step, "samples", PICTURE)
 
 
 def events(out: Path) -> EventAccumulator:
@@ -74,10 +45,6 @@ def events(out: Path) -> EventAccumulator:
 
 def scalars(out: Path, name: str = "loss") -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events(out).Scalars(name)]
-
-
-def losses(*taken: int) -> list[tuple[int, float]]:
-    return [(step, pytest.approx(1 / step)) for step in taken]
 
 
 def test_tensorboard_reads_back_figures_pictures_and_settings(tmp_path: Path) -> None:
@@ -279,101 +246,3 @@ def test_every_tracker_is_an_extra() -> None:
     text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
     for name in TRACKERS:
         assert f'\n{name} = [\n  "{name}>=' in text
-
-
-@THEIR_WARNINGS
-def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    steps(opened("mlflow", launch(tmp_path)), 10, 40)  # killed
-    client = mlflow.MlflowClient()
-    experiments = [client.get_experiment_by_name("reflow").experiment_id]
-    assert [run.info.status for run in client.search_runs(experiments)] == ["RUNNING"]
-    resumed = opened("mlflow", launch(tmp_path, step=20, **{"train.steps": 60}))
-    steps(resumed, 30, 60)
-    resumed.close()
-    other = opened("mlflow", launch(tmp_path / "other"))
-    other.close()
-    _, run = client.search_runs(experiments, order_by=["attributes.start_time DESC"])
-    assert (run.info.run_name, run.info.status) == ("tiny train", "FINISHED")
-    assert run.data.params["train.lr"] == "0.002"
-    history = client.get_metric_history(run.info.run_id, "loss")
-    assert [(metric.step, metric.value) for metric in history] == losses(10, 20, 30, 40, 50, 60)
-    names = {item.path.split("+")[2] for item in client.list_artifacts(run.info.run_id, "images")}
-    assert names == {"20", "40", "60"}
-
-
-@THEIR_WARNINGS
-def test_a_resumed_run_goes_on_in_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
-    assert "trackio" not in sys.modules, "it reads TRACKIO_DIR when it is imported"
-    pytest.importorskip("trackio")
-    stopped = opened("trackio", launch(tmp_path))
-    steps(stopped, 10, 40)
-    stopped.close()
-    resumed = opened("trackio", launch(tmp_path, step=20))
-    steps(resumed, 30, 60)
-    resumed.close()
-    with sqlite3.connect(tmp_path / "store" / "reflow.db") as store:
-        rows = store.execute("SELECT DISTINCT run_name, run_id FROM metrics").fetchall()
-        told = store.execute(
-            "SELECT step FROM metrics WHERE CAST(metrics AS TEXT) LIKE '%loss%' ORDER BY step"
-        ).fetchall()
-        shown = store.execute(
-            "SELECT step FROM metrics WHERE CAST(metrics AS TEXT) LIKE '%samples%'"
-        ).fetchall()
-    assert [name for name, _ in rows] == [f"tiny train {launch(tmp_path).identifier()}"]
-    assert [step for (step,) in told] == [10, 20, 30, 30, 40, 40, 50, 60]
-    assert {step for (step,) in shown} == {20, 40, 60}
-
-
-def records(path: Path) -> Iterator[Any]:
-    """Yield the records of an offline run of W&B: a LevelDB log after seven bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, at, parts = path.read_bytes(), 7, b""
-    while at + 7 <= len(content):
-        room = 32768 - at % 32768
-        if room < 7:
-            at += room
-            continue
-        _, size, kind = struct.unpack("<IHB", content[at : at + 7])
-        parts += content[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
-@THEIR_WARNINGS
-def test_a_resumed_run_keeps_its_identifier_in_wandb(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.chdir(tmp_path)
-    for step, last in ((0, 40), (20, 60)):
-        tracker = opened("wandb", launch(tmp_path, step=step))
-        steps(tracker, step + 10, last)
-        tracker.close()
-        time.sleep(1)  # it names the folders of sessions by the second
-    sessions = sorted((tmp_path / TRACKING / "wandb").glob("offline-run-*/run-*.wandb"))
-    told = []
-    for session in sessions:
-        found = list(records(session))
-        (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
-        assert (run.run_id, run.display_name, run.project) == (
-            launch(tmp_path).identifier(),
-            "tiny train",
-            "reflow",
-        )
-        assert {item.key: item.value_json for item in run.config.update}[
-            "train"
-        ] == '{"steps":40,"lr":0.002}'
-        told.append(
-            [record.history.step.num for record in found if record.WhichOneof("record_type") == "history"]
-        )
-    assert told == [[10, 20, 30, 40], [30, 40, 50, 60]]

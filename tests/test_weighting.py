@@ -210,7 +210,7 @@ def test_sections_choose_their_weighting() -> None:
     assert set(get_args(VelocityFitSettings.model_fields["weighting"].annotation)) == set(WEIGHTINGS)
     assert isinstance(weighting_of(fit_settings(), CPU), Uniform)
     assert isinstance(weighting_of(fit_settings(weighting="uncertainty"), CPU), Uncertainty)
-    student = DistillSettings(steps=1, batch=1, lr=1.0, ema_halflife=1.0)
+    student = DistillSettings(steps=1, batch=1, lr=1.0, distance="squared", ema_halflife=1.0)
     assert isinstance(weighting_of(student, CPU), Uniform)
 
 

@@ -4,11 +4,11 @@ A recipe travels in the headers, so a command names only what it changes of the 
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reflow.config import built_in_recipes, flat, parse_recipe, read_recipe
+from reflow.config import built_in_recipes, differences, parse_recipe, read_recipe
 from reflow.perceptual import PARENT
 from reflow.reporting.run import EVALUATION, Entry, Run
 from reflow.settings import Recipe
@@ -119,23 +119,16 @@ def _changes(run: Run, entry: Entry) -> dict[str, Any]:
         return _from_built_in(_recipe(entry))
     digests = set(entry.header.parents.values())
     before = next((other for other in run.models() if other.digest in digests), None)
-    return {} if before is None else dict(_differences(_recipe(before), _recipe(entry)))
+    return {} if before is None else differences(_recipe(before), _recipe(entry))
 
 
 def _from_built_in(recipe: Recipe) -> dict[str, Any]:
     if recipe.name not in built_in_recipes():
         return {}
-    changes = dict(_differences(read_recipe(recipe.name), recipe))
+    changes = differences(read_recipe(recipe.name), recipe)
     if recipe.data.source == FILES:
         del changes["data.source"]
     return changes
-
-
-def _differences(before: Recipe, after: Recipe) -> Iterator[tuple[str, Any]]:
-    old, new = (flat(recipe.model_dump(mode="json")) for recipe in (before, after))
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            yield name, new.get(name)
 
 
 def _set_words(changes: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from reflow.mixtures import mix
 from reflow.models import SPANS, Model, load_model
 from reflow.pairs import PairStore
 from reflow.perceptual import Perceptual, load_perceptual, parents_of
-from reflow.reporting.progress import open_pairs_watched, say_unread
+from reflow.reporting.progress import open_pairs_watched, say, say_unread
 from reflow.settings import GuidanceSettings, Recipe
 from reflow.training import Machine, Task, machine, train_model
 from reflow.validation import sides
@@ -46,6 +46,7 @@ def run(
     recipe = recipe_of(teacher, overrides)
     say_unread(overrides, "distill")
     settings = recipe.distill
+    _say_brought(parse_recipe(teacher.recipe).distill, settings)
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, model, or_learnt=True)
     training, held_out = pairs.split(settings.held_out, recipe.seed)
@@ -67,6 +68,15 @@ def run(
     objective = student.objective(settings, velocity, _distance(settings, perceptual))
     task = Task(net, training[0], objective, settings, header, sides(training, held_out))
     train_model(task, where, out=out, inputs=(model, *pairs_paths), fresh=fresh)
+
+
+def _say_brought(before: DistillSettings, after: DistillSettings) -> None:
+    """Say with what another objective than the recipe's is fitted, as it leaves the recipe's behind."""
+    if after.objective != before.objective:
+        say(
+            f"note: [distill] of the recipe is for objective = {before.objective}; {after.objective} is "
+            f"fitted with lr = {after.lr:g} and distance = {after.distance} (--set distill.lr=... wins)"
+        )
 
 
 def _refuse(student: Student, recipe: Recipe, where: Machine, perceptual: Perceptual | None) -> None:

@@ -17,7 +17,8 @@ from reflow.settings import Recipe
 from reflow.workspace import AVERAGE
 
 SCHEMA = 1  # of the JSON
-RATE = 50.0  # TFLOP/s, assumed: a sixth of the peak of an A100 in bfloat16
+CPU_RATE = 0.1  # TFLOP/s: what two cores sustained in training on the digits (README.md)
+GPU_RATE = 50.0  # TFLOP/s, assumed: a sixth of the peak of an A100 in bfloat16
 
 
 def run(path: Path, overrides: list[str], *, rate: float | None, as_json: bool) -> str:
@@ -27,7 +28,7 @@ def run(path: Path, overrides: list[str], *, rate: float | None, as_json: bool) 
     """
     name = str(path)
     if name in built_in_recipes() or path.suffix == ".toml":
-        return _recipe(read_recipe(name, overrides), rate or RATE, as_json=as_json)
+        return _recipe(read_recipe(name, overrides), rate, as_json=as_json)
     if overrides or rate is not None:
         raise UsageError("--set and --rate are for recipes; what was made has its settings already")
     found = _inspect(path)
@@ -125,8 +126,9 @@ def _brief(key: str, value: Any) -> str:
     return str(value)
 
 
-def _recipe(recipe: Recipe, rate: float, *, as_json: bool) -> str:
+def _recipe(recipe: Recipe, given: float | None, *, as_json: bool) -> str:
     """Return the settings of a recipe and, where its data is known well enough, what it costs."""
+    rate = given or _usual_rate(recipe)
     try:
         cost, unknown = cost_of(recipe), None
     except ReflowError as error:
@@ -136,7 +138,17 @@ def _recipe(recipe: Recipe, rate: float, *, as_json: bool) -> str:
         content = {"kind": "recipe", "recipe": recipe.model_dump(mode="json"), "cost": found}
         return _json(content | ({} if unknown is None else {"cost_unknown": unknown}))
     estimate = f"cost: unknown; {unknown}" if cost is None else cost_text(cost, rate)
+    if cost is not None and given is None:
+        estimate += (
+            f"\n(no --rate: {CPU_RATE:g} TFLOP/s, as two CPU cores on the digits, for recipes in float32; "
+            f"{GPU_RATE:g},\na sixth of the peak of an A100, for the others)"
+        )
     return f"{estimate}\n\n{aligned(settings_table(recipe))}"
+
+
+def _usual_rate(recipe: Recipe) -> float:
+    """Return the rate of what a recipe is for, in TFLOP/s: in float32 a CPU, else a GPU."""
+    return CPU_RATE if recipe.train.precision == "float32" else GPU_RATE
 
 
 def _json(content: dict[str, Any]) -> str:
