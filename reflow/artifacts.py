@@ -8,11 +8,13 @@ disk and renamed. Reading a header does not import torch.
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import secrets
 import struct
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,11 +77,20 @@ def leftovers(directory: Path) -> list[Path]:
 
 
 def prepare(path: Path) -> None:
-    """Make the directory of an output and refuse one that cannot be written, before any work."""
+    """Make the directory of an output and refuse one that cannot be written, before any work.
+
+    What killed processes left when they were writing the file is removed.
+    """
     with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.parent.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise OSError(f"{path if path.is_dir() else path.parent} is no place for a file")
+        with tempfile.TemporaryFile(dir=path.parent):  # a disk may refuse what permissions allow
+            pass
+        for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes, *, once: bool = False) -> bool:

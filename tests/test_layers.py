@@ -30,7 +30,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["times", "distances", "perceptual", "permutations", "pixels", "guidance", "distributed"],
     ["flow"],
     ["draws"],
-    ["noise", "moving"],
+    ["noise", "moving", "borrowed"],
     ["config", "recipes"],
     ["settings"],
     ["architectures", "hyperparameters"],

@@ -12,7 +12,7 @@ from reflow.crew import STREAM, Crew
 from reflow.data import DataSet
 from reflow.devices import choose_device
 from reflow.distributed import joined, world
-from reflow.errors import ReflowError
+from reflow.errors import ReflowError, UsageError
 from reflow.finished import finished_beside
 from reflow.generation import fixed_method, tolerant_method, usual_method
 from reflow.lineage import real_data, recipe_of
@@ -48,13 +48,14 @@ def run(
     """
     here = world()
     where = choose_device(device, here.local_rank)
-    prepare(out)
+    _require_place(out)
     models = [load_model(path).to(where) for path in paths]
     recipe = recipe_of(models[0], overrides)
     if source is not None:
         recipe = with_source(recipe, source)
     _require_comparable(models, paths, recipe.evaluate)
     parts = real_data(recipe, models[0], open_data_watched)
+    _require_samples(parts[1])
     crew = Crew(recipe, _labels(models[0], parts[1], recipe.evaluate.samples), where, here)
     finished = finished_beside(out)
     with joined(where):
@@ -75,18 +76,37 @@ def run(
         "models": list(map(_model, paths, models, tasks, by_model)),
     }
     times = _times(crew, paths, models, by_model)
-    write_atomically(times_beside(out), (to_json(times) + "\n").encode())
-    write_atomically(out, (to_json(result) + "\n").encode())
+    for path, content in ((times_beside(out), times), (out, result)):
+        write_atomically(path, (to_json(content) + "\n").encode())
     finished.clear()
     return result
 
 
+def _require_place(out: Path) -> None:
+    """Refuse where no evaluation can be written; another ending would be that of a model or a picture."""
+    if out.suffix != ".json":
+        raise UsageError(f"--out {out}: give a name that ends in .json")
+    for path in (times_beside(out), out):
+        prepare(path)
+
+
 def _require_comparable(models: list[Model], paths: list[Path], settings: EvaluateSettings) -> None:
-    """Refuse what cannot be done before the work begins."""
+    """Refuse models that were trained on other data, and methods that one of them does not have."""
     for path, model in zip(paths, models, strict=True):
         if _split_of(model) != _split_of(models[0]):
-            raise ReflowError(f"{path} and {paths[0]} were trained on other data, split or classes")
+            raise ReflowError(
+                f"{path} and {paths[0]} were trained on other data, split or classes; evaluate them apart"
+            )
         _methods(model, settings)
+
+
+def _require_samples(held_out: DataSet) -> None:
+    """Refuse held-out data that tell nothing of a distribution."""
+    if len(held_out) < 2:
+        raise ReflowError(
+            f"the model was trained with {len(held_out)} samples held out, and figures compare with two or "
+            "more; train one with a larger --set data.held_out"
+        )
 
 
 def _split_of(model: Model) -> tuple[Any, ...]:
@@ -103,6 +123,7 @@ def _labels(model: Model, held_out: DataSet, count: int) -> list[int] | None:
 
 
 def _measure(crew: Crew, model: Model, parts: tuple[DataSet, DataSet], features: Path | None) -> Yardstick:
+    """Return what samples are measured by, and say which networks look at them."""
     extractor = None if features is None else open_extractor(features, model.event, crew.device)
     measure = yardstick(crew.recipe, *parts, model.header.facts["split"], extractor)
     if extractor is not None:
