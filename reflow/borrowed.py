@@ -20,8 +20,7 @@ from reflow.errors import ReflowError
 def require_installed(package: str, extra: str, option: str) -> None:
     """Refuse an option whose package is not installed, without importing it."""
     if importlib.util.find_spec(package) is None:
-        name = package.replace("_", "-")
-        raise ReflowError(f"{option}: {name} is not installed; pip install 'reflow[{extra}]'")
+        raise ReflowError(f"{option}: {_named(package)} is not installed; pip install 'reflow[{extra}]'")
 
 
 @contextlib.contextmanager
@@ -38,8 +37,8 @@ def borrowed(package: str, extra: str, option: str) -> Iterator[None]:
     except Exception as error:  # torchvision raises RuntimeError beside another torch
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ReflowError(
-            f"{option}: {package.replace('_', '-')} does not work ({reason}); install the torchvision that "
-            f"was built for torch {torch.__version__}"
+            f"{option}: {_named(package)} does not work ({reason}); install 'reflow[{extra}]' anew, "
+            f"and any torchvision as it was built for torch {torch.__version__}"
         ) from error
 
 
@@ -48,7 +47,7 @@ def content_of(path: Path, option: str, remedy: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ReflowError(f"{option} cannot be read ({error.strerror}); {remedy}") from error
+        raise ReflowError(f"{option} cannot be read ({error.strerror or error}); {remedy}") from error
 
 
 def weights_in(content: bytes, path: Path, option: str, remedy: str) -> Mapping[str, Tensor]:
@@ -64,3 +63,8 @@ def weights_in(content: bytes, path: Path, option: str, remedy: str) -> Mapping[
     except Exception as error:  # what is not a file of weights fails in many ways
         raise ReflowError(f"{option} is not a file of weights alone; {remedy}") from error
     return found if isinstance(found, Mapping) else {}
+
+
+def _named(package: str) -> str:
+    """Return what a package is called where it is installed from."""
+    return package.replace("_", "-")

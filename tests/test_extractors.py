@@ -333,8 +333,8 @@ def test_the_kernel_distance_does_not_depend_on_the_unit_of_features_and_kid_tak
     kid = measure(Scaled(8.0, name="inception", digest="k"))
     assert kid.protocol()["kernel"]["unit"] == 1
     assert kid.figures(shifted)["kid"] > 10 * first["kernel_scaled"]
-    for found in (first, second):
-        assert found["noise"]["kernel_scaled"] == found["kernel_scaled_spread"] > 0
+    for found in (first, second):  # 100 subsets of 20 out of 60
+        assert found["noise"]["kernel_scaled"] == found["kernel_scaled_spread"] * math.sqrt(0.51) > 0
 
 
 @pytest.mark.usefixtures("cache")
