@@ -8,13 +8,11 @@ disk and renamed. Reading a header does not import torch.
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
 import secrets
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,23 +72,6 @@ def leftovers(directory: Path) -> list[Path]:
     """Return the unfinished files that killed stages left in a directory."""
     names = (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
     return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]
-
-
-def prepare(path: Path) -> None:
-    """Make the directory of an output and refuse one that cannot be written, before any work.
-
-    What killed processes left when they were writing the file is removed.
-    """
-    with writing(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if path.parent.is_file():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):  # a disk may refuse what permissions allow
-            pass
-        for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes, *, once: bool = False) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command, one_line
+from conftest import TINY, Command
 from graphs import averaging
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from reflow.artifacts import file_digest
 from reflow.config import parse_recipe, read_recipe
 from reflow.data import DataSet, open_data, split
 from reflow.errors import ReflowError
+from reflow.finished import Finished
 from reflow.metrics import classifier as classifier_module
 from reflow.metrics import inception as inception_module
 from reflow.metrics.extractors import UNPREPARED, Names, Preparation, names_of
@@ -364,11 +365,13 @@ def test_features_of_held_out_data_are_computed_once_for_data_and_network() -> N
 
 
 def test_evaluate_compares_the_features_of_a_file_and_tells_which(
-    reflow: Command, labelled: Path, tmp_path: Path
+    reflow: Command, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Finished, "clear", lambda _: None)
     path = scripted(tmp_path / "pooled.pt", Pooled())
     out = tmp_path / "e.json"
-    answer = reflow("evaluate", labelled, "--nfe", 1, "--features", path, "--out", out)
+    command = ("evaluate", labelled, "--nfe", 1, "--features", path, "--out", out)
+    answer = reflow(*command)
     assert answer.code == 0, answer.err
     found = json.loads(out.read_text())
     assert found["features"] == {"name": "torchscript", "sha256": file_digest(path), "size": 4}
@@ -378,4 +381,5 @@ def test_evaluate_compares_the_features_of_a_file_and_tells_which(
     assert figure.keys() >= {"frechet_torchscript", "kernel_torchscript", "kernel_torchscript_spread"}
     assert not [name for name in figure if "classifier" in name]
     assert found["models"][0]["classes"] is not None  # which the classifier tells all the same
-    assert "--features" in one_line(reflow("evaluate", labelled, "--out", out, "--features", "none.pt"))
+    assert reflow(*command, "--set", "evaluate.classifier_steps=3").code == 0
+    assert len(list((tmp_path / "e.json.unfinished").iterdir())) == 2 * 3  # and another one tells anew

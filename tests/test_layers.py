@@ -24,7 +24,7 @@ LAYERS = [  # from the top; a module imports its own part or lower layers
     ["transport"],
     ["models", "couplings", "solvers", "data"],
     ["shardset", "snapshots"],
-    ["pairs", "workspace", "finished", "devices", "ema", "averages", "interruption"],
+    ["pairs", "workspace", "finished", "outputs", "devices", "ema", "averages", "interruption"],
     ["shards"],
     ["artifacts"],
     ["times", "distances", "perceptual", "permutations", "pixels", "guidance", "distributed"],

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from reflow.artifacts import prepare, write_atomically
+from reflow.artifacts import write_atomically
 from reflow.config import with_source
 from reflow.crew import STREAM, Crew
 from reflow.data import DataSet
@@ -20,10 +20,11 @@ from reflow.metrics.figures import evenly
 from reflow.metrics.files import open_extractor
 from reflow.metrics.yardstick import Yardstick, yardstick
 from reflow.models import Model, load_model
+from reflow.outputs import prepare
 from reflow.reporting.evaluation import times_beside, to_json
 from reflow.reporting.progress import open_data_watched, say
 from reflow.reporting.run import SCHEMA
-from reflow.settings import EvaluateSettings, SolverSettings
+from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 from reflow.sweep import Sweep, Task
 
 TIMES_SCHEMA = 1  # of the file with the times
@@ -50,9 +51,7 @@ def run(
     where = choose_device(device, here.local_rank)
     _require_place(out)
     models = [load_model(path).to(where) for path in paths]
-    recipe = recipe_of(models[0], overrides)
-    if source is not None:
-        recipe = with_source(recipe, source)
+    recipe = _recipe(models[0], overrides, source)
     _require_comparable(models, paths, recipe.evaluate)
     parts = real_data(recipe, models[0], open_data_watched)
     _require_samples(parts[1])
@@ -61,23 +60,16 @@ def run(
     with joined(where):
         measure = _measure(crew, models[0], parts, features) if here.leads else None
         told = None if measure is None else _told(measure, crew)
-        sweep = Sweep(crew, measure, finished, told, parts[1])
         tasks = [_tasks(model, recipe.evaluate) for model in models]
-        found = sweep.run([task for some in tasks for task in some])
+        sweep = Sweep(crew, measure, finished, told, parts[1])
+        found = iter(sweep.run([task for some in tasks for task in some]))
     if measure is None or told is None:
         return None
-    results = iter(found)
-    by_model = [[next(results) for _ in some] for some in tasks]
-    result = {
-        "schema": SCHEMA,
-        "seed": recipe.seed,
-        **measure.reference(),
-        **told,
-        "models": list(map(_model, paths, models, tasks, by_model)),
-    }
-    times = _times(crew, paths, models, by_model)
-    for path, content in ((times_beside(out), times), (out, result)):
-        write_atomically(path, (to_json(content) + "\n").encode())
+    by_model = [[next(found) for _ in some] for some in tasks]
+    result = {"schema": SCHEMA, "seed": recipe.seed, **measure.reference(), **told}
+    result["models"] = list(map(_model, paths, models, tasks, by_model))
+    _write(times_beside(out), _times(crew, paths, models, by_model))
+    _write(out, result)
     finished.clear()
     return result
 
@@ -88,6 +80,12 @@ def _require_place(out: Path) -> None:
         raise UsageError(f"--out {out}: give a name that ends in .json")
     for path in (times_beside(out), out):
         prepare(path)
+
+
+def _recipe(model: Model, overrides: list[str], source: str | None) -> Recipe:
+    """Return the recipe of the first model, changed as the command line says."""
+    recipe = recipe_of(model, overrides)
+    return recipe if source is None else with_source(recipe, source)
 
 
 def _require_comparable(models: list[Model], paths: list[Path], settings: EvaluateSettings) -> None:
@@ -112,6 +110,10 @@ def _require_samples(held_out: DataSet) -> None:
 def _split_of(model: Model) -> tuple[Any, ...]:
     """Return what decides which samples are held out, and what is generated."""
     return model.header.facts["split"], model.event, model.classes
+
+
+def _write(path: Path, content: Result) -> None:
+    write_atomically(path, (to_json(content) + "\n").encode())
 
 
 def _labels(model: Model, held_out: DataSet, count: int) -> list[int] | None:
