@@ -188,7 +188,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
         (
             "/proc/e.json",
             1,
-            "/proc/e.times.json cannot be written: ",
+            "/proc/e.json cannot be written: ",
         ),  # to nobody, whatever its permissions
     ):
         answer = reflow("evaluate", plane, "--out", out)

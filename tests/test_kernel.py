@@ -101,7 +101,8 @@ def test_subsets_are_limited_by_the_samples_and_one_seed_gives_one_distance() ->
         return kernel_distance(a, b, subsets=5, size=size, rng=np.random.default_rng(3))
 
     assert found(1000) == found(8) == found(8)
-    assert found(8)[2] is None  # every subset is the whole of the smaller set
+    assert found(5)[2] is None  # of 8
+    assert found(4)[2] is not None
     assert found(7) != found(8)
     with pytest.raises(ReflowError, match="two samples a side, not 1 and 30"):
         kernel_distance(a[:1], b, subsets=5, size=9, rng=np.random.default_rng(0))

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 class KernelDistance(NamedTuple):
     """The mean over subsets, their standard deviation, and the standard error of the mean.
 
-    error: None where all subsets are the whole of the smaller set, and tell nothing of its chances.
+    error: None for subsets of more than half of the smaller set, which are too alike to tell it.
     """
 
     mean: float
@@ -51,8 +51,8 @@ def kernel_distance(
         for _ in range(subsets)
     ]
     mean, spread = float(np.mean(found)), float(np.std(found))
-    error = spread * math.sqrt(size / (count - size) + 1 / subsets) if size < count else None
-    return KernelDistance(mean, spread, error)
+    share = size / (count - size) if 2 * size <= count else None
+    return KernelDistance(mean, spread, None if share is None else spread * math.sqrt(share + 1 / subsets))
 
 
 def squared_discrepancy(a: Floats, b: Floats) -> float:

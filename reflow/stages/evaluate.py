@@ -78,7 +78,7 @@ def _require_place(out: Path) -> None:
     """Refuse where no evaluation can be written; another ending would be that of a model or a picture."""
     if out.suffix != ".json":
         raise UsageError(f"--out {out}: give a name that ends in .json")
-    for path in (times_beside(out), out):
+    for path in (out, times_beside(out)):
         prepare(path)
 
 
