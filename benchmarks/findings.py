@@ -18,6 +18,7 @@ from variants import Stage, Variant
 ERRORS = 2.0  # standard errors of paired differences
 NOISE = "≈"
 BUDGETS = (1, 2, 4, 16, 100)  # network evaluations
+RECALLED = 16  # evaluations, as not every study goes further
 PEERS = "peers: same network, data and time, compared with our student"
 REFERENCE = ("base", "2-rectified")  # the variants whose models are the recipe's own
 DISTANCES = ("frechet_classifier", "sliced_wasserstein")  # the first that was measured is shown
@@ -69,13 +70,14 @@ def within_noise(values: Values, reference: Values) -> bool:
 def measured(row: Row, seed: int, model: Mapping[str, Any], floor: Mapping[str, float]) -> None:
     """Enter the figures of a model as `reflow evaluate` writes them.
 
-    Recall is that of a student's fewest evaluations and of a velocity field's most.
+    Recall is that of a student's fewest evaluations and of a velocity field's most up to RECALLED.
     """
     name = next(name for name in DISTANCES if name in floor)
     fixed = {round(figure["nfe"]): figure for figure in model["figures"] if figure["tolerance"] is None}
     for nfe, figure in fixed.items():
         row.note(str(nfe), seed, figure[name])
-    told = (min if model["stage"] == "distill" else max)(fixed, default=0)
+    budgets = [nfe for nfe in fixed if nfe <= RECALLED]
+    told = (min if model["stage"] == "distill" else max)(budgets, default=0)
     row.note("recall", seed, fixed.get(told, {}).get("recall"))
     row.note("straightness", seed, model["straightness"])
     row.note("floor", seed, floor[name])

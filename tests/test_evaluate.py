@@ -15,8 +15,10 @@ from reflow.data import DataSet, open_data, split
 from reflow.generation import fixed_method, generate, usual_method
 from reflow.metrics import yardstick as module
 from reflow.metrics.figures import NEUTRAL, evenly
+from reflow.metrics.floor import draws, strata
 from reflow.metrics.yardstick import Yardstick, yardstick
 from reflow.models import load_model
+from reflow.noise import draw_seed
 
 
 def measure(**settings: Any) -> tuple[Yardstick, DataSet, DataSet]:
@@ -63,7 +65,8 @@ def test_real_data_covers_real_data_and_noise_covers_nothing() -> None:
     real, _ = training.take(evenly(len(training), 300))
     mean = real.mean(0)
     shrunk = stick.figures(mean + 0.5 * (real - mean))
-    assert shrunk["spread"] == pytest.approx(floor["spread"] / 2, rel=1e-5)  # of float32
+    whole = stick.figures(real)["spread"]
+    assert shrunk["spread"] == pytest.approx(whole / 2, rel=1e-5)  # of float32
     assert shrunk["recall"] < floor["recall"] - 0.2
     assert stick.figures(mean.expand_as(real))["recall"] == 0
 
@@ -91,11 +94,14 @@ def test_evaluate_reports_what_scikit_learn_finds_on_vectors(reflow: Command, tm
     figures, floor = found["models"][0]["figures"][0], found["floor"]
     assert figures["precision"] == covered_by_sklearn(x1, real)
     assert figures["recall"] == covered_by_sklearn(real, x1)
-    among = training.values.astype(np.float64)[evenly(len(training), 150)][evenly(150, 80)]
-    assert (floor["precision"], floor["recall"]) == (
-        covered_by_sklearn(among, real),
-        covered_by_sklearn(real, among),
+    drawn = draws(strata(training, 150, None), np.random.default_rng(draw_seed(0, "floor")))
+    assert floor["draws"] == len(drawn) == 3  # of 150 among 320
+    among = [training.values.astype(np.float64)[rows][evenly(150, 80)] for rows in drawn]
+    precisions, recalls = zip(
+        *((covered_by_sklearn(some, real), covered_by_sklearn(real, some)) for some in among), strict=True
     )
+    assert floor["precision"] == pytest.approx(np.mean(precisions), rel=1e-12)
+    assert floor["recall"] == pytest.approx(np.mean(recalls), rel=1e-12)
     header = answer.out.splitlines()[0].split()
     assert header == ["model", "NFE", "solver", *NEUTRAL]
     near = found["models"][0]["nearest_training"]
@@ -112,7 +118,7 @@ def test_evaluate_looks_at_labelled_images_through_the_classifier(
     assert found["protocol"]["neighbours"]["on"] == "classifier"
     names = ["frechet_classifier", "kernel_classifier", "kernel_classifier_spread", *NEUTRAL, "noise"]
     assert list(found["models"][0]["figures"][0]) == ["nfe", "solver", "tolerance", *names]
-    assert list(found["floor"]) == ["samples", *names]
+    assert list(found["floor"]) == ["samples", "draws", *names]
     assert found["floor"]["noise"].keys() == {*names} - {"kernel_classifier_spread", "noise"}
     for shares in (found["classes"], found["models"][0]["classes"]):
         assert list(shares) == [str(digit) for digit in range(10)]

@@ -1,6 +1,6 @@
 """What samples are measured by: held-out data, their features, and the training data not to be copied."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from reflow.data.dataset import DataSet
 from reflow.metrics.classifier import ClassifierFeatures, kept_classifier
 from reflow.metrics.extractors import UNPREPARED, Extractor, Features
 from reflow.metrics.figures import Figures, evenly, figures_against
+from reflow.metrics.floor import floor
 from reflow.metrics.kept import Kept, kept
 from reflow.metrics.manifold import nearest_distances
 from reflow.noise import draw_seed
@@ -82,10 +83,14 @@ class Yardstick:
             "projections": settings.projections,
         }
 
-    def reference(self) -> dict[str, Any]:
-        """Return what the figures refer to, and those of real data against real data."""
+    def reference(self, labels: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return what the figures refer to, and those of real data against real data.
+
+        labels: those of the samples, where they are given any.
+        """
         wanted = self.against.settings.samples
-        real, unseen = (_spread_over(data, wanted) for data in (self.training, self.held_out))
+        unseen, _ = self.held_out.take(evenly(len(self.held_out), min(wanted, len(self.held_out))))
+        rng = np.random.default_rng(draw_seed(self.against.seed, "floor"))
         return {
             "samples": wanted,
             "held_out": len(self.held_out),
@@ -95,7 +100,7 @@ class Yardstick:
                 "held_out": self.nearest_training(unseen),
             },
             "classes": self.classes(unseen),
-            "floor": {"samples": len(real), **self.figures(real)},
+            "floor": floor(self.figures, self.training, wanted, labels, rng),
         }
 
     def _training(self) -> Iterator[NDArray[np.float32]]:
@@ -145,8 +150,3 @@ def _kept_features(extractor: Extractor, data: DataSet, samples: Tensor) -> Feat
     )
     features: NDArray[np.float32] = found.tensors["features"].numpy()
     return features
-
-
-def _spread_over(data: DataSet, wanted: int) -> Tensor:
-    samples, _ = data.take(evenly(len(data), min(wanted, len(data))))
-    return samples

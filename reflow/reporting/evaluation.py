@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 FLOOR = "real (floor)"  # training data against held-out data
-HIDDEN = ("samples", "noise")  # of an entry: no figures
+HIDDEN = ("samples", "draws", "noise")  # of an entry: no figures
 SPREAD = "_spread"  # ends the names of figures that say how another one scatters
 TIMES = ".times.json"
 

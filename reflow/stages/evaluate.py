@@ -66,7 +66,7 @@ def run(
     if measure is None or told is None:
         return None
     by_model = [[next(found) for _ in some] for some in tasks]
-    result = {"schema": SCHEMA, "seed": recipe.seed, **measure.reference(), **told}
+    result = {"schema": SCHEMA, "seed": recipe.seed, **measure.reference(crew.labels), **told}
     result["models"] = list(map(_model, paths, models, tasks, by_model))
     _write(times_beside(out), _times(crew, paths, models, by_model))
     _write(out, result)

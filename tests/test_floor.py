@@ -1,0 +1,61 @@
+"""The floor: real data against real data, without what one draw of them has by chance."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reflow.data import DataSet
+from reflow.metrics.floor import DRAWS, draws, floor, strata
+
+
+def points(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None = None) -> DataSet:
+    return DataSet(
+        values.astype(np.float32)[:, None], labels, ("a", "b", "c") if labels is not None else ()
+    )
+
+
+def mean(samples: torch.Tensor) -> dict[str, Any]:
+    return {"mean": float(samples.mean()), "noise": {"mean": float(samples.std()) / len(samples) ** 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("available", "wanted", "number"), [(10, 10, 1), (11, 10, 2), (25, 10, 3), (90, 10, 4)]
+)
+def test_draws_use_no_sample_twice_before_all_are_used(available: int, wanted: int, number: int) -> None:
+    found = draws([(np.arange(available), wanted)], np.random.default_rng(0))
+    assert [len(set(rows)) for rows in found] == [wanted] * number
+    assert all((np.diff(rows) > 0).all() for rows in found)
+    used = np.bincount(np.concatenate(found), minlength=available)
+    assert used.max() - used.min() <= 1
+
+
+def test_draws_have_as_many_of_each_class_as_the_samples_that_models_draw() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 500)
+    data = points(rng.normal(size=500), labels)
+    asked = [0] * 30 + [2] * 60
+    found = draws(strata(data, 100, asked), rng)
+    assert len(found) == DRAWS
+    for rows in found:
+        np.testing.assert_array_equal(np.bincount(labels[rows]), [30, 0, 60])
+    (free,) = strata(data, 100, None)
+    np.testing.assert_array_equal(free[0], np.arange(500))
+
+
+def test_a_class_gives_no_more_than_it_has() -> None:
+    data = points(np.zeros(12), np.array([0] * 10 + [1] * 2))
+    found = draws(strata(data, 12, [0] * 4 + [1] * 4 + [2] * 4), np.random.default_rng(0))
+    assert [np.bincount(data.labels[rows]).tolist() for rows in found] == [[4, 2]] * 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("available", [40, 60, 200, 1000])
+def test_the_noise_of_a_floor_is_its_scatter_over_training_sets(available: int) -> None:
+    """Of a mean, whose noise is known: 1 / sqrt(n) of n standard normal samples."""
+    rng = np.random.default_rng(available)
+    found = [floor(mean, points(rng.normal(size=available)), 40, None, rng) for _ in range(1500)]
+    noise = np.sqrt(np.mean([one["noise"]["mean"] ** 2 for one in found]))
+    assert np.std([one["mean"] for one in found]) == pytest.approx(noise, rel=0.06)  # 3 errors of 1,500
+    assert found[0]["samples"] == 40
+    assert found[0]["draws"] == min(DRAWS, -(-available // 40))
