@@ -2,9 +2,9 @@
 
 Attempt i is a process of its own, killed by SIGKILL in its K_i-th flush to the disk; the last one is left
 alone. An odd flush ends the writing of a file under a temporary name, an even one comes when the file has
-got its own name. A kill at any other moment leaves what one at these leaves, or a shorter file of a temporary
-name. After every attempt a line of JSON tells how many results are kept, and which files lie beside them.
-Attempts are forks, for torch is slow to be imported.
+got its own name. A kill at any other moment leaves what one at these leaves, or a shorter temporary file.
+After every attempt a line of JSON tells how many results are kept, and which files lie beside them. They
+are forks, for torch is slow to be imported.
 """
 
 import json

@@ -15,6 +15,7 @@ from reflow.data import DataSet, open_data, split
 from reflow.generation import fixed_method, generate, usual_method
 from reflow.metrics import yardstick as module
 from reflow.metrics.figures import NEUTRAL, evenly
+from reflow.metrics.manifold import density_coverage
 from reflow.metrics.floor import draws, strata
 from reflow.metrics.yardstick import Yardstick, yardstick
 from reflow.models import load_model
@@ -94,6 +95,7 @@ def test_evaluate_reports_what_scikit_learn_finds_on_vectors(reflow: Command, tm
     figures, floor = found["models"][0]["figures"][0], found["floor"]
     assert figures["precision"] == covered_by_sklearn(x1, real)
     assert figures["recall"] == covered_by_sklearn(real, x1)
+    assert (figures["density"], figures["coverage"]) == density_coverage(x1, real)
     drawn = draws(strata(training, 150, None), np.random.default_rng(draw_seed(0, "floor")))
     assert floor["draws"] == len(drawn) == 3  # of 150 among 320
     among = [training.values.astype(np.float64)[rows][evenly(150, 80)] for rows in drawn]
