@@ -15,8 +15,8 @@ from reflow.data import DataSet, open_data, split
 from reflow.generation import fixed_method, generate, usual_method
 from reflow.metrics import yardstick as module
 from reflow.metrics.figures import NEUTRAL, evenly
-from reflow.metrics.manifold import density_coverage
 from reflow.metrics.floor import draws, strata
+from reflow.metrics.manifold import density_coverage
 from reflow.metrics.yardstick import Yardstick, yardstick
 from reflow.models import load_model
 from reflow.noise import draw_seed
