@@ -178,7 +178,9 @@ EvaluationOut = Annotated[
 EvaluatedData = Annotated[
     str | None, typer.Option(metavar="SRC", help="The data, if it was no built-in set.")
 ]
-SweptNfe = Annotated[str | None, typer.Option(help="Network evaluations, such as 1,2,4,8.")]
+SweptNfe = Annotated[
+    str | None, typer.Option(metavar="N1,N2,...", help="Network evaluations, such as 1,2,4,8.")
+]
 SweptSolver = Annotated[
     str | None,
     typer.Option(
@@ -188,13 +190,15 @@ SweptSolver = Annotated[
 WithLikelihood = Annotated[
     bool,
     typer.Option(
-        "--likelihood", help="Measure the likelihood of held-out data as well, by the continuity equation."
+        "--likelihood",
+        help="Also measure the likelihood of held-out data, by the continuity equation; not of students.",
     ),
 ]
 SweptTolerances = Annotated[
     str | None,
     typer.Option(
-        metavar="T1,T2,...", help="Also with a step size per sample, at these errors, in data units."
+        metavar="T1,T2,...",
+        help="Also with a step size per sample, at these errors, in data units; not of students.",
     ),
 ]
 FeatureFile = Annotated[

@@ -74,14 +74,6 @@ def leftovers(directory: Path) -> list[Path]:
     return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]
 
 
-def prepare(path: Path) -> None:
-    """Make the directory of an output and refuse one that cannot be written, before any work."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise OSError(f"{path if path.is_dir() else path.parent} is no place for a file")
-
-
 def write_atomically(path: Path, content: bytes, *, once: bool = False) -> bool:
     """Put content under `path` whole or not at all; what was there stays until then.
 

@@ -32,6 +32,7 @@ from reflow.solvers.rows import METHODS
 
 STREAM = "evaluate"
 ADAPTIVE = 40  # evaluations of a sample with a step size of its own, until they are counted
+AT_MIDPOINT = 5  # evaluations there: 4, and the ways back count as one
 
 LIKELIHOOD_BATCH = 100  # samples; the way back through the network keeps its activations
 DIVERGENCE_PROBES = 2  # of a sample: the least that tells samples' spread from the probes'
@@ -128,22 +129,24 @@ class Crew:
 
     def _rows(self, found: Sequence[Sequence[Tensor]], like: Sequence[Tensor]) -> list[Tensor] | None:
         """Return the rows of all processes, column by column, on the first one."""
-        columns = [
+        every = (
             self.together((rows[number].cpu() for rows in found), none) for number, none in enumerate(like)
-        ]
-        return None if any(column is None for column in columns) else columns  # type: ignore[return-value]
+        )
+        columns = [column for column in every if column is not None]
+        return columns or None
 
     def cost(self, what: SolverSettings | Look) -> int:
         """Return the evaluations that samples by a method, or a look at the flow, are expected to take."""
         settings = self.recipe.evaluate
-        if what == "flow":
-            return settings.straightness_samples * (5 * NODES + ADAPTIVE)
-        if what == "likelihood":
-            return settings.likelihood_samples * ADAPTIVE * 2 * settings.likelihood_probes
-        method = what
-        if method.steps is None:
+        if isinstance(what, str):
+            looks = {
+                "flow": settings.straightness_samples * (AT_MIDPOINT * NODES + ADAPTIVE),
+                "likelihood": settings.likelihood_samples * ADAPTIVE * 2 * settings.likelihood_probes,
+            }
+            return looks[what]
+        if what.steps is None:
             return settings.samples * ADAPTIVE
-        return settings.samples * len(METHODS[method.solver](GRIDS["uniform"](method.steps)))
+        return settings.samples * len(METHODS[what.solver](GRIDS["uniform"](what.steps)))
 
 
 def _moved(x: Tensor | None, device: torch.device) -> Tensor | None:

@@ -53,7 +53,7 @@ def _device(name: str, rank: int) -> torch.device:
     if kind not in present or (number and not number.isdecimal()):
         raise UsageError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps")
     if int(number or 0) >= present[kind]:
-        raise ReflowError(f"--device {name}: this machine has {present[kind]} {kind} devices")
+        raise ReflowError(f"--device {name}: this machine has {present[kind]} {kind} devices; leave it out")
     if name == "cuda":
         return torch.device("cuda", rank % torch.cuda.device_count())
     return torch.device(name)

@@ -37,8 +37,7 @@ class Finished:
 
     def clear(self) -> None:
         """Forget all of them, once the file is complete."""
-        with writing(self.folder):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)  # what a disk holds on to does no harm
 
     def _path(self, key: Any) -> Path:
         return self.folder / f"{hashlib.sha256(canonical(key).encode()).hexdigest()[:32]}.json"

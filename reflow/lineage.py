@@ -87,8 +87,9 @@ def real_data(
     how = model.header.facts["split"]
     data = opened(recipe.data, how["seed"])
     if data.digest() != how["data"]:
+        shapes = f" (samples of {data.event}, the model works on {model.event})"
         raise ReflowError(
-            f"--data {recipe.data.source} is not the data that the model was trained on "
-            f"(samples of {data.event}, the model works on {model.event}); give that data"
+            f"--data {recipe.data.source} is not the data that the model was trained on"
+            f"{'' if data.event == model.event else shapes}; give that data"
         )
     return split(data, how["held_out"], how["seed"])

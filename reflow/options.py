@@ -1,5 +1,7 @@
 """What options on the command line say, as changes of the recipe. This module does not import torch."""
 
+import math
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -77,10 +79,29 @@ def sweep_changes(
     nfe: str | None, solver: str | None, tolerances: str | None, likelihood: bool
 ) -> list[str]:
     """Return the [evaluate] settings of a sweep on the command line."""
+    from reflow.settings import FIXED_SOLVERS
+
+    if solver is not None and solver not in FIXED_SOLVERS:
+        raise UsageError(f"--solver {solver}: unknown; choose from {', '.join(FIXED_SOLVERS)}")
     changes = {
-        "nfe": None if nfe is None else f"[{nfe}]",
-        "solver": None if solver is None else f'"{solver}"',
-        "tolerances": None if tolerances is None else f"[{tolerances}]",
+        "nfe": _listed("--nfe", nfe, int, "whole numbers above 0", "1,2,4,8"),
+        "solver": solver,
+        "tolerances": _listed("--tolerance", tolerances, float, "numbers above 0", "1e-2,1e-3"),
         "likelihood": "true" if likelihood else None,
     }
     return [f"evaluate.{key}={value}" for key, value in changes.items() if value is not None]
+
+
+def _listed(
+    option: str, text: str | None, number: Callable[[str], float], what: str, such_as: str
+) -> list[float] | None:
+    """Return the numbers of an option, all of them above 0 and finite."""
+    if text is None:
+        return None
+    try:
+        numbers = [number(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < one < math.inf for one in numbers):
+        raise UsageError(f"{option} {text}: write {what} with commas between, such as {such_as}")
+    return numbers

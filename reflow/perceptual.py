@@ -6,18 +6,15 @@ Images are (B, C, H, W) in [-1, 1] with one channel or three.
 """
 
 import hashlib
-import importlib.util
-import io
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reflow.borrowed import borrowed, content_of, weights_in
 from reflow.errors import ReflowError
 from reflow.hyperparameters import PairFitSettings
 
@@ -65,8 +62,8 @@ def load_perceptual(
 ) -> Perceptual | None:
     """Return the perceptual distance by the weights in a file; none without a file.
 
-    Raises ReflowError when there is a size but no file, events are no images, `lpips` is missing or
-    broken, or the file does not hold the weights of a VGG-16.
+    Raises ReflowError when there is a size but no file, events are no images, `lpips` is missing or does
+    not work, or the file does not hold the weights of a VGG-16.
     """
     size = settings.perceptual_size
     if path is None:
@@ -79,13 +76,15 @@ def load_perceptual(
         raise ReflowError(
             f"--perceptual compares grey or RGB images, and this model works on {event}; leave it out"
         )
-    network = _lpips()
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ReflowError(f"--perceptual {path} cannot be read ({error.strerror}); {REMEDY}") from error
+    with borrowed("lpips", "perceptual", "--perceptual"):
+        import lpips
+
+        network: nn.Module = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    option = f"--perceptual {path}"
+    content = content_of(path, option, REMEDY)
     features = network.get_submodule("net")
-    features.load_state_dict(_matching(_tensors(content, path), features.state_dict(), path))
+    found = weights_in(content, path, option, REMEDY)
+    features.load_state_dict(_matching(found, features.state_dict(), option))
     network = network.to(device).eval().requires_grad_(False)
     return Perceptual(network, size or SIZE, hashlib.sha256(content).hexdigest())
 
@@ -95,36 +94,7 @@ def parents_of(perceptual: Perceptual | None) -> dict[str, str]:
     return {} if perceptual is None else {PARENT: perceptual.digest}
 
 
-def _lpips() -> nn.Module:
-    """Return LPIPS on a VGG-16 of random weights."""
-    if importlib.util.find_spec("lpips") is None:
-        raise ReflowError("--perceptual: lpips is not installed; pip install 'reflow[perceptual]'")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of lpips using what torchvision has deprecated
-        try:
-            import lpips
-        except Exception as error:  # torchvision raises RuntimeError beside another torch
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ReflowError(
-                f"--perceptual: lpips cannot be imported ({reason}); install the torchvision that was "
-                f"built for torch {torch.__version__}"
-            ) from error
-        network: nn.Module = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    return network
-
-
-def _tensors(content: bytes, path: Path) -> Mapping[str, Tensor]:
-    """Return the tensors in a file by name, without running any code in it."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(content)
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # what is not a file of weights fails in many ways
-        raise ReflowError(f"--perceptual {path} is not a file of weights alone; {REMEDY}") from error
-    return found if isinstance(found, Mapping) else {}
-
-
-def _matching(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _matching(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], option: str) -> dict[str, Tensor]:
     """Return the wanted tensors by their names in lpips: `slice2.5.bias` for `features.5.bias`."""
     chosen = {}
     for own, tensor in wanted.items():
@@ -132,6 +102,6 @@ def _matching(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: P
         shape = tuple(getattr(found.get(name), "shape", ()))
         if shape != tuple(tensor.shape):
             what = f"has {name} of shape {shape}" if name in found else f"has no {name}"
-            raise ReflowError(f"--perceptual {path} is not a VGG-16: it {what}; {REMEDY}")
+            raise ReflowError(f"{option} is not a VGG-16: it {what}; {REMEDY}")
         chosen[own] = found[name]
     return chosen

@@ -166,7 +166,7 @@ class CoupleSettings(SolverSettings, GuidanceSettings):
 class EvaluateSettings(Settings):
     """[evaluate]: distances to the held-out data."""
 
-    samples: Count = Field(1000, description="generated samples per figure")
+    samples: Annotated[int, Field(ge=2)] = Field(1000, description="generated samples per figure")
     nfe: tuple[Count, ...] = Field(
         (1, 2, 4, 8, 16, 100), min_length=1, description="network evaluations per sample"
     )

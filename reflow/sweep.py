@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -76,7 +77,7 @@ class Sweep:
     def _figures(self, task: Task, method: SolverSettings) -> Result:
         """Draw samples and return their figures, and more of those that a user gets."""
         begin = time.perf_counter()
-        samples = self.crew.samples(task.model, method, lambda share: self._show(task, share))
+        samples = self.crew.samples(task.model, method, partial(self._show, task))
         if samples is None or self.measure is None:
             return {}
         (x1, nfe), drawn = samples, time.perf_counter()
@@ -104,10 +105,7 @@ class Sweep:
 
     def _look(self, task: Task, what: Look) -> Result:
         """Return what is told of a flow."""
-
-        def watch(share: float) -> None:
-            self._show(task, share)
-
+        watch = partial(self._show, task)
         found: FlowFigures | LikelihoodFigures | None
         if what == "flow":
             found = self.crew.flow(task.model, watch)
@@ -115,8 +113,13 @@ class Sweep:
             found = self.crew.likelihood(task.model, self.held_out, watch)
         return {} if found is None else {what: asdict(found)}
 
-    def _key(self, task: Task) -> list[Any]:
-        """Return all that a result follows from."""
+    def _key(self, task: Task) -> dict[str, Any]:
+        """Return all that a result follows from, on the first process.
+
+        Other devices round in other ways, and a classifier tells classes where other features are compared.
+        """
+        assert self.measure is not None
+        classifier = self.measure.classifier
         recipe = self.crew.recipe
         settings = recipe.evaluate
         looks: dict[str, Any] = {
@@ -129,7 +132,16 @@ class Sweep:
         }
         what = task.what
         method = [what, *looks[what]] if isinstance(what, str) else what.model_dump()
-        return [SCHEMA, task.model.digest, recipe.seed, method, settings.batch, self.protocol]
+        return {
+            "schema": SCHEMA,
+            "protocol": self.protocol,
+            "model": task.model.digest,
+            "method": method,
+            "seed": recipe.seed,
+            "batch": settings.batch,
+            "device": self.crew.device.type,
+            "classifier": None if classifier is None else classifier.digest,
+        }
 
     @contextlib.contextmanager
     def _watched(self, total: int) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reflow.flow import Pair
 from reflow.guidance import Guided
+from reflow.metrics import diagnostics as module
 from reflow.metrics.curvature import acceleration
 from reflow.metrics.diagnostics import FlowRows, flow_figures, flow_rows, no_flow_rows
 from reflow.metrics.divergence import probes_for
@@ -125,8 +126,32 @@ def test_probes_tell_the_spread_of_the_divergence_without_their_own() -> None:
     assert figures.divergence_spread_over_t is not None
     # The probes' own variance is 1 / 64, of which half would be left in; that of the labels is 1 / 24.
     assert figures.divergence_spread_over_t[7] == pytest.approx(24**-0.5, rel=0.03)
+    assert (figures.trace, figures.probes) == ("hutchinson", 2)
     single = found._replace(divergence=found.divergence[:, :, :1])
     assert flow_figures(single, exact=False).divergence_spread_over_t is None
+
+
+def test_probes_that_scatter_more_than_samples_leave_no_spread(rows: FlowRows) -> None:
+    alike = torch.tensor([-1.0, 1.0]).expand(40, 64, 2)  # of variance -1 without the probes' own
+    figures = flow_figures(rows._replace(divergence=alike), exact=False)
+    assert figures.divergence_spread_over_t == [0.0] * 64
+
+
+def test_costs_are_of_the_first_pairs_within_their_labels(
+    rows: FlowRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST", 6)
+    some = rows._replace(x0=rows.x0.flip(0), label=torch.arange(40) % 2)
+    cost, pair = (
+        flow_figures(some, exact=True).transport_cost,
+        Pair(some.x0[:6], some.x1[:6], some.label[:6]),
+    )
+    assert cost["samples"] == 6
+    assert cost["model"] == coupling_cost(pair)
+    assert cost["independent"] == independent_cost(pair)
+    assert cost["optimal"] == optimal_cost(pair)
+    assert optimal_cost(pair) > optimal_cost(pair._replace(label=None))  # labels matter
+    assert flow_figures(some, exact=True).samples == 40
 
 
 def test_rows_of_parts_are_the_rows_of_the_whole() -> None:
@@ -150,7 +175,12 @@ def test_figures_are_means_and_go_through_json(rows: FlowRows) -> None:
     assert found["straightness"] == pytest.approx(float(rows.straightness.mean()))
     assert found["curvature"] == pytest.approx(float(rows.curvature.mean()))
     assert found["crossing"] == pytest.approx(float(rows.crossing.mean()))
-    assert found["errors"]["crossing"] == pytest.approx(float(rows.crossing.std()) / 40**0.5)
+    each = {
+        "straightness": rows.straightness.mean(1),
+        "curvature": rows.curvature,
+        "crossing": rows.crossing,
+    }
+    assert found["errors"] == pytest.approx({name: float(x.std()) / 40**0.5 for name, x in each.items()})
     assert found["nfe"] == float(rows.nfe.double().mean())
     assert (found["samples"], found["trace"], found["probes"]) == (40, "exact", None)
 

@@ -12,10 +12,11 @@ from test_manifold import covered_by_sklearn
 
 from reflow.config import parse_recipe, read_recipe
 from reflow.data import DataSet, open_data, split
-from reflow.generation import fixed_method, generate
+from reflow.generation import fixed_method, generate, usual_method
 from reflow.metrics import yardstick as module
 from reflow.metrics.figures import NEUTRAL, evenly
 from reflow.metrics.floor import draws, strata
+from reflow.metrics.manifold import density_coverage
 from reflow.metrics.yardstick import Yardstick, yardstick
 from reflow.models import load_model
 from reflow.noise import draw_seed
@@ -87,9 +88,14 @@ def test_evaluate_reports_what_scikit_learn_finds_on_vectors(reflow: Command, tm
     recipe = parse_recipe(model.recipe)
     training, held_out = split(open_data(recipe.data, 0), recipe.data.held_out, 0)
     real = held_out.values.astype(np.float64)
+    usual = generate(model, 150, method=usual_method(model), **how)  # type: ignore[arg-type]
+    counted = torch.cat([batch.nfe for batch in usual]).double()
+    assert found["models"][0]["figures"][1]["nfe"] == float(counted.mean())
+    assert float(counted.std()) > 0  # the line before says something
     figures, floor = found["models"][0]["figures"][0], found["floor"]
     assert figures["precision"] == covered_by_sklearn(x1, real)
     assert figures["recall"] == covered_by_sklearn(real, x1)
+    assert (figures["density"], figures["coverage"]) == density_coverage(x1, real)
     drawn = draws(strata(training, 150, None), np.random.default_rng(draw_seed(0, "floor")))
     assert floor["draws"] == len(drawn) == 3  # of 150 among 320
     among = [training.values.astype(np.float64)[rows][evenly(150, 80)] for rows in drawn]

@@ -5,6 +5,7 @@ import importlib.machinery
 import importlib.util
 import io
 import json
+import math
 import pickle
 import sys
 import types
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command, one_line
+from conftest import TINY, Command
 from graphs import averaging
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -25,11 +26,13 @@ from reflow.artifacts import file_digest
 from reflow.config import parse_recipe, read_recipe
 from reflow.data import DataSet, open_data, split
 from reflow.errors import ReflowError
+from reflow.finished import Finished
 from reflow.metrics import classifier as classifier_module
 from reflow.metrics import inception as inception_module
 from reflow.metrics.extractors import UNPREPARED, Names, Preparation, names_of
 from reflow.metrics.files import open_extractor
 from reflow.metrics.inception import as_bytes
+from reflow.metrics.kept import Kept, kept
 from reflow.metrics.yardstick import Yardstick, yardstick
 
 CPU = torch.device("cpu")
@@ -126,7 +129,7 @@ def test_no_pickle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
     stand_in(monkeypatch, stored.getvalue())
     for content in (stored.getvalue(), pickle.dumps(Evil(target))):
         (tmp_path / name).write_bytes(content)
-        monkeypatch.setattr(inception_module, "PUBLISHED", (hashlib.sha256(content).hexdigest(),))
+        monkeypatch.setattr(inception_module, "PUBLISHED", hashlib.sha256(content).hexdigest())
         with pytest.raises(ReflowError, match=r"is not (TorchScript|a file of weights alone)"):
             open_extractor(tmp_path / name, EVENT, CPU)
     assert not target.exists()
@@ -135,8 +138,8 @@ def test_no_pickle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.h5", b"", r"give a TorchScript file \(\.pt\), an ONNX file \(\.onnx\) or"),
-        ("absent.pt", None, "cannot be read: No such file"),
+        ("x.h5", b"", r"is of no known kind; give a TorchScript file \(\.pt\), an ONNX file \(\.onnx\) or"),
+        ("absent.pt", None, r"cannot be read \(No such file or directory\); give a TorchScript file"),
         ("x.pt", b"PK nothing", "is not TorchScript"),
         ("x.pth", b"weights", "has SHA-256 .*, not those of FID; give weights-inception"),
     ],
@@ -161,7 +164,7 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda wanted: None if wanted == package else real(wanted)
     )
-    monkeypatch.setattr(inception_module, "PUBLISHED", ("",))
+    monkeypatch.setattr(inception_module, "PUBLISHED", "")
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ReflowError, match=rf"is not installed; pip install 'reflow\[{extra}\]'"):
         open_extractor(tmp_path / name, EVENT, CPU)
@@ -188,7 +191,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         package.__spec__ = importlib.machinery.ModuleSpec(name, None)
         package.FeatureExtractorInceptionV3 = StandIn
         monkeypatch.setitem(sys.modules, name, package)
-    monkeypatch.setattr(inception_module, "PUBLISHED", (hashlib.sha256(content).hexdigest()[:8],))
+    monkeypatch.setattr(inception_module, "PUBLISHED", hashlib.sha256(content).hexdigest()[:8])
 
 
 def test_only_inceptions_distances_are_fid_and_kid_and_it_sees_bytes_of_rgb(
@@ -263,6 +266,30 @@ def test_where_nothing_can_be_written_the_classifier_is_trained_all_the_same(
     assert measure().classifier is not None
 
 
+def test_kept_features_are_those_of_the_data_and_network_that_their_header_names(cache: Path) -> None:
+    first = kept_of("a", 1.0)
+    (path,) = cache.iterdir()
+    assert kept_of("a", 2.0) == first == 1.0
+    assert kept_of("b", 3.0) == 3.0
+    (other,) = set(cache.iterdir()) - {path}
+    path.write_bytes(other.read_bytes())  # under a name that is not its own
+    assert kept_of("a", 4.0) == 4.0
+    path.unlink()
+    path.mkdir()  # where no file can be written
+    assert kept_of("a", 5.0) == 5.0
+
+
+def kept_of(parent: str, value: float) -> float:
+    """Return the one number that is kept of a parent; a new one becomes `value`."""
+    found = kept(
+        "features",
+        parents={"data": parent},
+        settings={},
+        make=lambda: Kept({"features": torch.tensor(value)}, {}),
+    )
+    return float(found.tensors["features"])
+
+
 class Counting:
     """An extractor that counts the images it has seen."""
 
@@ -307,6 +334,20 @@ def test_the_kernel_distance_does_not_depend_on_the_unit_of_features_and_kid_tak
     kid = measure(Scaled(8.0, name="inception", digest="k"))
     assert kid.protocol()["kernel"]["unit"] == 1
     assert kid.figures(shifted)["kid"] > 10 * first["kernel_scaled"]
+    for found in (first, second):  # 100 subsets of 20 out of 60
+        assert found["noise"]["kernel_scaled"] == found["kernel_scaled_spread"] * math.sqrt(0.51) > 0
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("samples", [2, 3, 4])
+def test_features_that_are_zero_and_few_samples_have_finite_figures(samples: int) -> None:
+    stick = measure(Scaled(0.0, digest="0"), samples=samples)
+    found = stick.figures(stick.held_out.take(np.arange(samples))[0])
+    assert (found["frechet_scaled"], found["kernel_scaled"]) == (0, 0)
+    assert (found["precision"], found["recall"]) == (1, 1)
+    noise = found.pop("noise")
+    assert all(map(math.isfinite, [*found.values(), *noise.values()]))
+    assert ("spread" in noise) == (samples == 4)
 
 
 @pytest.mark.usefixtures("cache")
@@ -324,11 +365,13 @@ def test_features_of_held_out_data_are_computed_once_for_data_and_network() -> N
 
 
 def test_evaluate_compares_the_features_of_a_file_and_tells_which(
-    reflow: Command, labelled: Path, tmp_path: Path
+    reflow: Command, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Finished, "clear", lambda _: None)
     path = scripted(tmp_path / "pooled.pt", Pooled())
     out = tmp_path / "e.json"
-    answer = reflow("evaluate", labelled, "--nfe", 1, "--features", path, "--out", out)
+    command = ("evaluate", labelled, "--nfe", 1, "--features", path, "--out", out)
+    answer = reflow(*command)
     assert answer.code == 0, answer.err
     found = json.loads(out.read_text())
     assert found["features"] == {"name": "torchscript", "sha256": file_digest(path), "size": 4}
@@ -338,4 +381,5 @@ def test_evaluate_compares_the_features_of_a_file_and_tells_which(
     assert figure.keys() >= {"frechet_torchscript", "kernel_torchscript", "kernel_torchscript_spread"}
     assert not [name for name in figure if "classifier" in name]
     assert found["models"][0]["classes"] is not None  # which the classifier tells all the same
-    assert "--features" in one_line(reflow("evaluate", labelled, "--out", out, "--features", "none.pt"))
+    assert reflow(*command, "--set", "evaluate.classifier_steps=3").code == 0
+    assert len(list((tmp_path / "e.json.unfinished").iterdir())) == 2 * 3  # and another one tells anew

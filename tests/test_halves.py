@@ -13,7 +13,7 @@ from reflow.metrics.manifold import manifold
 
 def test_the_noise_of_a_mean_is_its_standard_error() -> None:
     n, found = 400, []
-    for seed in range(60):
+    for seed in range(600):
         values = 3 * np.random.default_rng(seed).standard_normal(n) + 1
 
         def measure(rows: NDArray[np.int64], values: NDArray[np.float64] = values) -> dict[str, float]:
@@ -23,8 +23,8 @@ def test_the_noise_of_a_mean_is_its_standard_error() -> None:
         assert noisy.values == {"mean": values.mean()}
         found.append(noisy.noise["mean"])
     rms = math.sqrt(np.mean(np.square(found)))
-    # Each variance of HALVES values is known to sqrt(2 / (HALVES - 1)), their mean over 60 to 7 %.
-    assert rms == pytest.approx(3 / math.sqrt(n), rel=4 * math.sqrt(2 / (HALVES - 1) / 60) / 2)
+    # Each variance of HALVES values is known to sqrt(2 / (HALVES - 1)), their mean over 600 to 2 %.
+    assert rms == pytest.approx(3 / math.sqrt(n), rel=4 * math.sqrt(2 / (HALVES - 1) / 600) / 2)
 
 
 def test_the_noise_of_distances_and_coverage_is_their_scatter() -> None:
@@ -53,3 +53,15 @@ def test_the_noise_of_distances_and_coverage_is_their_scatter() -> None:
 def test_too_few_samples_tell_no_noise() -> None:
     noisy = with_noise(3, lambda rows: {"count": float(len(rows))}, np.random.default_rng(0))
     assert noisy == ({"count": 3.0}, {})
+
+
+def test_four_samples_have_halves_of_two() -> None:
+    sizes = []
+
+    def measure(rows: NDArray[np.int64]) -> dict[str, float]:
+        sizes.append(len(set(rows.tolist())))
+        return {"least": float(rows.min())}
+
+    noisy = with_noise(4, measure, np.random.default_rng(0))
+    assert sizes == [4, *[2] * HALVES]
+    assert noisy.noise["least"] > 0

@@ -1,12 +1,13 @@
 """Sweeps of evaluate: equal when repeated, going on after a kill, by any solver, with times beside them."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Command, one_line
+from conftest import Command
 
 from reflow.crew import Crew
 from reflow.metrics.yardstick import Yardstick
@@ -98,9 +99,20 @@ def test_what_was_finished_under_another_protocol_is_not_taken_for_ours(
 
 
 def test_times_are_told_beside_the_figures_and_nowhere_in_them(
-    reflow: Command, chain: Path, tmp_path: Path
+    reflow: Command, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    spent: list[float] = []
+    samples = Crew.samples
+
+    def watched(*arguments: Any) -> Any:
+        begin = time.perf_counter()
+        made = samples(*arguments)
+        spent.append(time.perf_counter() - begin)
+        return made
+
+    monkeypatch.setattr(Crew, "samples", watched)
     found = evaluate(reflow, chain, tmp_path / "e.json")
+    clock = iter(spent)
     assert "seconds" not in json.dumps(found)
     times = json.loads((tmp_path / "e.times.json").read_text())
     assert (times["device"], times["processes"], times["threads"]) == ("cpu", 1, torch.get_num_threads())
@@ -108,7 +120,9 @@ def test_times_are_told_beside_the_figures_and_nowhere_in_them(
         assert (model["path"], model["sha256"]) == (timed["path"], timed["sha256"])
         for figure, seconds in zip(model["figures"], timed["figures"], strict=True):
             assert all(figure[key] == seconds[key] for key in ("nfe", "solver", "tolerance"))
-            assert seconds["seconds_per_image"] > 0
+            drawing = next(clock)
+            # Ours is measured within theirs, which ends at once after it.
+            assert drawing < 24 * seconds["seconds_per_image"] < 10 * drawing
             assert seconds["measuring_seconds"] > 0
 
 
@@ -129,22 +143,6 @@ def test_solver_and_tolerances_are_swept_for_velocity_fields_and_students_keep_t
     assert nfe[:3] == [2, 4, 8]
     assert 0 < nfe[3] < nfe[4]
     assert [(figure["nfe"], figure["solver"]) for figure in student["figures"]] == [(1, "euler")]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--nfe", "1", "--solver", "heun"), "needs a multiple of 2 network evaluations, not 1"),
-        (("--solver", "dopri5"), "evaluate.solver"),
-        (("--tolerance", "-1"), "evaluate.tolerances"),
-    ],
-)
-def test_methods_that_do_not_exist_are_refused_before_the_work(
-    reflow: Command, chain: Path, tmp_path: Path, options: tuple[str, ...], said: str
-) -> None:
-    answer = reflow("evaluate", chain / "base", "--out", tmp_path / "e.json", *options)
-    assert said in one_line(answer)
-    assert "classifier" not in answer.err
 
 
 def test_progress_counts_evaluations_with_the_time_left(

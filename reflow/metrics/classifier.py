@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reflow.artifacts import payload_digest
 from reflow.data.dataset import DataSet
@@ -113,19 +113,20 @@ def train_classifier(
     seed: int,
 ) -> ClassifierFeatures:
     """Return a classifier trained on labelled data, the same for the same seed."""
-    torch.manual_seed(seed)
-    network = Classifier(event, classes)
-    rate = torch.optim.Adam(network.parameters(), lr=RATE)
+    with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
+        torch.manual_seed(seed)
+        network = Classifier(event, classes)
+    optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
     rng = generator(torch.device("cpu"), seed, "classifier")
     for step in range(steps):
-        rate.param_groups[0]["lr"] = RATE * (1 - step / steps)
+        optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
         rows = torch.randint(len(training), (BATCH,), generator=rng)
         images, label = training.take(rows.numpy())
         assert label is not None
-        loss = F.cross_entropy(network(images), label)
-        rate.zero_grad()
+        loss = functional.cross_entropy(network(images), label)
+        optimiser.zero_grad()
         loss.backward()
-        rate.step()
+        optimiser.step()
     network.eval()
     return ClassifierFeatures(network, _accuracy(network, held_out), payload_digest(network.state_dict()))
 

@@ -81,7 +81,8 @@ class Figures:
             rng=self._rng("kernel"),
         )
         name = names_of(self.seen.extractor).kernel
-        return Noisy({name: found.mean, f"{name}_spread": found.spread}, {name: found.spread})
+        noise = {} if found.error is None else {name: found.error}
+        return Noisy({name: found.mean, f"{name}_spread": found.spread}, noise)
 
     def _distances(self, flat: Features, features: Features) -> Measure:
         """Return what measures some of all samples."""
@@ -137,7 +138,7 @@ def figures_against(
         manifold(chosen),
         manifold(chosen, CROWD),
         settings,
-        max(2, min(settings.kernel_size, fewest // 2)),  # of halves, the spread is the noise of all
+        max(2, min(settings.kernel_size, fewest // 2)),  # subsets of more would be nearly all alike
         seed,
     )
 

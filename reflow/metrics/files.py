@@ -4,7 +4,6 @@ TorchScript and ONNX networks are given images as they are. A TorchScript file i
 in it is run, but it can do what torch can, so use only files from people you trust.
 """
 
-import importlib.util
 import io
 import warnings
 from collections.abc import Callable
@@ -12,9 +11,12 @@ from pathlib import Path
 
 import torch
 
+from reflow.borrowed import borrowed, content_of
 from reflow.errors import ReflowError
 from reflow.metrics.extractors import FileExtractor, file_extractor
 from reflow.metrics.inception import inception
+
+KINDS = "a TorchScript file (.pt), an ONNX file (.onnx) or the weights of FID's Inception network (.pth)"
 
 Opener = Callable[[Path, bytes, tuple[int, ...], torch.device], FileExtractor]
 
@@ -26,15 +28,8 @@ def open_extractor(path: Path, event: tuple[int, ...], device: torch.device) -> 
     """
     opener = OPENERS.get(path.suffix.lower())
     if opener is None:
-        raise ReflowError(
-            f"--features {path}: give a TorchScript file (.pt), an ONNX file (.onnx) or the weights of "
-            "FID's Inception network (.pth)"
-        )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ReflowError(f"--features {path} cannot be read: {error.strerror or error}") from error
-    return opener(path, content, event, device)
+        raise ReflowError(f"--features {path} is of no known kind; give {KINDS}")
+    return opener(path, content_of(path, f"--features {path}", f"give {KINDS}"), event, device)
 
 
 def torchscript(path: Path, content: bytes, event: tuple[int, ...], device: torch.device) -> FileExtractor:
@@ -50,10 +45,8 @@ def torchscript(path: Path, content: bytes, event: tuple[int, ...], device: torc
 
 def onnx(path: Path, content: bytes, event: tuple[int, ...], device: torch.device) -> FileExtractor:  # noqa: ARG001 (on the CPU)
     """Return the features of an ONNX graph: its input are images as they are, its first output (n, D)."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise ReflowError(f"--features {path}: onnxruntime is not installed; pip install 'reflow[onnx]'")
-    import onnxruntime
-
+    with borrowed("onnxruntime", "onnx", f"--features {path}"):
+        import onnxruntime
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors are of its own kinds

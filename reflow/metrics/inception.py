@@ -6,18 +6,17 @@ in it. Images are rounded to 8 bits first, and grey ones repeated in three chann
 """
 
 import hashlib
-import importlib.util
 import io
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from reflow.borrowed import borrowed, weights_in
 from reflow.errors import ReflowError
 from reflow.metrics.extractors import INCEPTION, FileExtractor, Preparation, file_extractor
 
-PUBLISHED = ("6726825d",)  # first digits of the SHA-256, which torch-fidelity has in the file's name
+PUBLISHED = "6726825d"  # first digits of the SHA-256, which torch-fidelity has in the file's name
 LAYER = "2048"
 PREPARATION = Preparation("8 bits", "299 x 299, bilinear as in TensorFlow 1 (torch-fidelity)")
 REMEDY = "give weights-inception-2015-12-05-6726825d.pth of torch-fidelity"
@@ -53,27 +52,12 @@ def _network(content: bytes, path: Path) -> nn.Module:
 
     torch-fidelity would unpickle the file; what it is given is written anew from the tensors alone.
     """
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise ReflowError(
-            f"--features {path}: torch-fidelity is not installed; pip install 'reflow[inception]'"
-        )
-    try:
-        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # what is not a file of weights fails in many ways
-        raise ReflowError(f"--features {path} is not a file of weights alone; {REMEDY}") from error
+    option = f"--features {path}"
+    with borrowed("torch_fidelity", "inception", option):
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     tensors = io.BytesIO()
-    torch.save(weights, tensors)
+    torch.save(weights_in(content, path, option, REMEDY), tensors)
     tensors.seek(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own about torchvision
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except Exception as error:  # torchvision raises RuntimeError beside another torch
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ReflowError(
-                f"--features {path}: torch-fidelity cannot be imported ({reason}); install the "
-                f"torchvision that was built for torch {torch.__version__}"
-            ) from error
     network: nn.Module = FeatureExtractorInceptionV3(
         INCEPTION, [LAYER], feature_extractor_weights_path=tensors
     )

@@ -47,9 +47,7 @@ def kept(
 
 
 def _read(path: Path, wanted: Header) -> Kept | None:
-    if not path.exists():
-        return None
-    with contextlib.suppress(ReflowError):
+    with contextlib.suppress(ReflowError):  # absent or damaged
         header, tensors = read_artifact(path, wanted.kind)
         if replace(header, facts={}) == wanted:
             return Kept(tensors, header.facts)

@@ -5,6 +5,7 @@ The squared maximum mean discrepancy under k(x, y) = (x.y / D + 1)^3, Binkowski 
 it may come out below. With the features of the Inception network it is KID.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,14 @@ Floats = NDArray[np.float64]
 
 
 class KernelDistance(NamedTuple):
-    """The mean over subsets, and their standard deviation."""
+    """The mean over subsets, their standard deviation, and the standard error of the mean.
+
+    error: None for subsets of more than half of the smaller set, which are too alike to tell it.
+    """
 
     mean: float
     spread: float
+    error: float | None
 
 
 def kernel_distance(
@@ -29,8 +34,12 @@ def kernel_distance(
     """Return the distance of features (N, D) and (M, D), a mean over random subsets of each.
 
     size: samples of a subset a side, drawn without repetition; limited to the smaller set.
+
+    The mean of m out of n samples has the variance s^2 (1 / m - 1 / n), and that of all n has s^2 / n: the
+    share m / (n - m) of it. That there are no more than k subsets adds 1 / k.
     """
-    size = min(size, len(a), len(b))
+    count = min(len(a), len(b))
+    size = min(size, count)
     if size < 2:
         raise ReflowError(f"a kernel distance needs two samples a side, not {len(a)} and {len(b)}")
     left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -41,7 +50,9 @@ def kernel_distance(
         )
         for _ in range(subsets)
     ]
-    return KernelDistance(float(np.mean(found)), float(np.std(found)))
+    mean, spread = float(np.mean(found)), float(np.std(found))
+    share = size / (count - size) if 2 * size <= count else None
+    return KernelDistance(mean, spread, None if share is None else spread * math.sqrt(share + 1 / subsets))
 
 
 def squared_discrepancy(a: Floats, b: Floats) -> float:

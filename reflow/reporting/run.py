@@ -124,7 +124,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ReflowError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ReflowError(
+            f"{path} cannot be read ({error.strerror or error}); give a file that reflow evaluate wrote"
+        ) from error
     except ValueError as error:
         raise ReflowError(f"{path} is not JSON; make it anew with reflow evaluate") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:

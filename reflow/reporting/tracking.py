@@ -5,14 +5,14 @@ the tracker is back; a picture is let go.
 """
 
 import contextlib
-import importlib.util
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from reflow.artifacts import LOG
-from reflow.errors import ReflowError, UsageError
+from reflow.borrowed import require_installed
+from reflow.errors import UsageError
 from reflow.reporting.trackers import TRACKERS, Launch, Tracker
 
 __all__ = ["TRACKERS", "Launch", "Tracker", "open_tracker", "require_tracker"]
@@ -24,8 +24,7 @@ def require_tracker(name: str) -> None:
     """Refuse a tracker that is unknown or whose library is not installed."""
     if name not in TRACKERS:
         raise UsageError(f"--track {name}: unknown; choose from {', '.join(TRACKERS)}")
-    if importlib.util.find_spec(name) is None:
-        raise ReflowError(f"--track {name}: {name} is not installed; pip install 'reflow[{name}]'")
+    require_installed(name, name, f"--track {name}")
 
 
 def open_tracker(name: str, launch: Launch, warn: Callable[[str], None]) -> Tracker:

@@ -119,7 +119,10 @@ def steps_for(solver: str, nfe: int) -> int:
     each, extra = two - one, one - (two - one)
     if nfe < one or (nfe - extra) % each:
         wanted = f"at least {one}" if extra or each == 1 else f"a multiple of {each}"
-        raise ReflowError(f"solver {solver} needs {wanted} network evaluations, not {nfe}")
+        raise ReflowError(
+            f"solver {solver} needs {wanted} network evaluations, not {nfe}; "
+            "give such a number by --nfe, or another --solver"
+        )
     return (nfe - extra) // each
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from reflow.artifacts import prepare, write_atomically
+from reflow.artifacts import write_atomically
 from reflow.config import with_source
 from reflow.crew import STREAM, Crew
 from reflow.data import DataSet
 from reflow.devices import choose_device
 from reflow.distributed import joined, world
-from reflow.errors import ReflowError
+from reflow.errors import ReflowError, UsageError
 from reflow.finished import finished_beside
 from reflow.generation import fixed_method, tolerant_method, usual_method
 from reflow.lineage import real_data, recipe_of
@@ -20,10 +20,11 @@ from reflow.metrics.figures import evenly
 from reflow.metrics.files import open_extractor
 from reflow.metrics.yardstick import Yardstick, yardstick
 from reflow.models import Model, load_model
+from reflow.outputs import prepare
 from reflow.reporting.evaluation import times_beside, to_json
 from reflow.reporting.progress import open_data_watched, say
 from reflow.reporting.run import SCHEMA
-from reflow.settings import EvaluateSettings, SolverSettings
+from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 from reflow.sweep import Sweep, Task
 
 TIMES_SCHEMA = 1  # of the file with the times
@@ -48,50 +49,71 @@ def run(
     """
     here = world()
     where = choose_device(device, here.local_rank)
-    prepare(out)
+    _require_place(out)
     models = [load_model(path).to(where) for path in paths]
-    recipe = recipe_of(models[0], overrides)
-    if source is not None:
-        recipe = with_source(recipe, source)
+    recipe = _recipe(models[0], overrides, source)
     _require_comparable(models, paths, recipe.evaluate)
     parts = real_data(recipe, models[0], open_data_watched)
+    _require_samples(parts[1])
     crew = Crew(recipe, _labels(models[0], parts[1], recipe.evaluate.samples), where, here)
     finished = finished_beside(out)
     with joined(where):
         measure = _measure(crew, models[0], parts, features) if here.leads else None
         told = None if measure is None else _told(measure, crew)
-        sweep = Sweep(crew, measure, finished, told, parts[1])
         tasks = [_tasks(model, recipe.evaluate) for model in models]
-        found = sweep.run([task for some in tasks for task in some])
+        sweep = Sweep(crew, measure, finished, told, parts[1])
+        found = iter(sweep.run([task for some in tasks for task in some]))
     if measure is None or told is None:
         return None
-    results = iter(found)
-    by_model = [[next(results) for _ in some] for some in tasks]
-    result = {
-        "schema": SCHEMA,
-        "seed": recipe.seed,
-        **measure.reference(crew.labels),
-        **told,
-        "models": list(map(_model, paths, models, tasks, by_model)),
-    }
-    times = _times(crew, paths, models, by_model)
-    write_atomically(times_beside(out), (to_json(times) + "\n").encode())
-    write_atomically(out, (to_json(result) + "\n").encode())
+    by_model = [[next(found) for _ in some] for some in tasks]
+    result = {"schema": SCHEMA, "seed": recipe.seed, **measure.reference(crew.labels), **told}
+    result["models"] = list(map(_model, paths, models, tasks, by_model))
+    _write(times_beside(out), _times(crew, paths, models, by_model))
+    _write(out, result)
     finished.clear()
     return result
 
 
+def _require_place(out: Path) -> None:
+    """Refuse where no evaluation can be written; another ending would be that of a model or a picture."""
+    if out.suffix != ".json":
+        raise UsageError(f"--out {out}: give a name that ends in .json")
+    for path in (out, times_beside(out)):
+        prepare(path)
+
+
+def _recipe(model: Model, overrides: list[str], source: str | None) -> Recipe:
+    """Return the recipe of the first model, changed as the command line says."""
+    recipe = recipe_of(model, overrides)
+    return recipe if source is None else with_source(recipe, source)
+
+
 def _require_comparable(models: list[Model], paths: list[Path], settings: EvaluateSettings) -> None:
-    """Refuse what cannot be done before the work begins."""
+    """Refuse models that were trained on other data, and methods that one of them does not have."""
     for path, model in zip(paths, models, strict=True):
         if _split_of(model) != _split_of(models[0]):
-            raise ReflowError(f"{path} and {paths[0]} were trained on other data, split or classes")
+            raise ReflowError(
+                f"{path} and {paths[0]} were trained on other data, split or classes; evaluate them apart"
+            )
         _methods(model, settings)
+
+
+def _require_samples(held_out: DataSet) -> None:
+    """Refuse held-out data that tell nothing of a distribution."""
+    if len(held_out) < 2:
+        raise ReflowError(
+            f"the model was trained with {len(held_out)} samples held out, and figures compare with two or "
+            "more; train one with a larger --set data.held_out"
+        )
 
 
 def _split_of(model: Model) -> tuple[Any, ...]:
     """Return what decides which samples are held out, and what is generated."""
     return model.header.facts["split"], model.event, model.classes
+
+
+def _write(path: Path, content: Result) -> None:
+    write_atomically(path, (to_json(content) + "\n").encode())
 
 
 def _labels(model: Model, held_out: DataSet, count: int) -> list[int] | None:
@@ -103,6 +125,7 @@ def _labels(model: Model, held_out: DataSet, count: int) -> list[int] | None:
 
 
 def _measure(crew: Crew, model: Model, parts: tuple[DataSet, DataSet], features: Path | None) -> Yardstick:
+    """Return what samples are measured by, and say which networks look at them."""
     extractor = None if features is None else open_extractor(features, model.event, crew.device)
     measure = yardstick(crew.recipe, *parts, model.header.facts["split"], extractor)
     if extractor is not None:

@@ -9,12 +9,13 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from reflow.artifacts import prepare, write_atomically
+from reflow.artifacts import write_atomically
 from reflow.config import parse_recipe, settings_table
 from reflow.data import DataSet, open_data, split
 from reflow.devices import choose_device
 from reflow.errors import UsageError
 from reflow.models import Model, load_model
+from reflow.outputs import prepare
 from reflow.reporting.gallery import IMAGES, POINTS, gallery_of
 from reflow.reporting.page import Chapter, render
 from reflow.reporting.physics import physics_section

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reflow.artifacts import Header, prepare, read_header, write_artifact, write_atomically, writing
+from reflow.artifacts import Header, read_header, write_artifact, write_atomically, writing
 from reflow.config import guidance_settings
 from reflow.devices import choose_device
 from reflow.errors import ReflowError, UsageError
 from reflow.flow import Pair
 from reflow.generation import fixed_method, generate, labels_called, tolerant_method, usual_method
 from reflow.models import Model, load_model
+from reflow.outputs import prepare
 from reflow.reporting.pictures import grid, png, to_bytes, to_picture
 from reflow.reporting.plots import scatter
 from reflow.reporting.progress import Meter, say
