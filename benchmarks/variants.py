@@ -161,6 +161,7 @@ def ablations(recipe: Recipe) -> Mapping[str, Mapping[str, Chain]]:
         "law of t": {
             "times-uniform": Chain(reflow=('reflow.times="uniform"',)),
             "times-logit-normal": Chain(reflow=('reflow.times="logit-normal"',)),
+            "times-logit-normal-1.5": Chain(reflow=('reflow.times="logit-normal"', "reflow.logit_std=1.5")),
             "times-u4": Chain(reflow=('reflow.times="u-shaped"', "reflow.sharpness=4.0")),
             "times-u6": Chain(reflow=('reflow.times="u-shaped"', "reflow.sharpness=6.0")),
         },

@@ -49,7 +49,11 @@ def test_tables_compare_with_the_recipe_and_the_floor(tmp_path: Path) -> None:
     (base,), (reflow, student) = chosen["base"].models, chosen["2-rectified"].models
     for seed in SEEDS:
         folder = study.folder(seed, base).parent
-        for model, nfe in ((base, {16: 40.0, 100: 30.0 + seed}), (student, {1: 45.0 + seed}), (reflow, {2: 60.0})):
+        for model, nfe in (
+            (base, {16: 40.0, 100: 30.0 + seed}),
+            (student, {1: 45.0 + seed}),
+            (reflow, {2: 60.0}),
+        ):
             write(folder / f"{model.name(study.text)}.evaluation.json", 15.0, figures(nfe, "", None))
         for model in base.ancestry():
             noted = [{"seconds": 9, "processor": 4, "exit": 130}, {"seconds": 9, "processor": 6, "exit": 0}]
