@@ -7,6 +7,7 @@ import pytest
 
 from reflow.artifacts import Header
 from reflow.reporting.ancestry import ancestry
+from reflow.reporting.figures import curves
 from reflow.reporting.numerals import tell, tell_error, tell_zeros
 from reflow.reporting.run import Entry, Run
 from reflow.reporting.side_by_side import comparison_of
@@ -97,7 +98,8 @@ def test_the_first_sentence_compares_one_evaluation_with_many() -> None:
     assert sentences(run_of())[0] == (
         "With 1 evaluation per sample the distilled model reaches a sliced Wasserstein distance of "
         "0.0312 ± 0.0060 to held-out data; the base model reaches 0.0400 with 16 evaluations and "
-        "0.700 with 1. Training data themselves are 0.0300 away (the floor). A sample takes 1.00 ms instead of 16.0 ms."
+        "0.700 with 1. Training data themselves are 0.0300 away (the floor). A sample takes 1.00 ms "
+        "instead of 16.0 ms."
     )
     assert [fact.value for fact in facts(run_of())] == ["0.0312", "0.0400", "0.0300", "50", "0.90"]
 
@@ -140,6 +142,16 @@ def test_runs_that_do_not_compare_are_told(change: dict[str, Any], words: str | 
     second.evaluation.update(change)
     doubts = comparison_of({"one": first, "two": second})["doubts"]
     assert [doubt.startswith(words or "?") for doubt in doubts] == [True] * (words is not None)
+
+
+def test_a_curve_keeps_to_one_solver_and_goes_on_to_the_right() -> None:
+    run = run_of()
+    assert run.evaluation is not None
+    measured = run.evaluation["models"][0]["figures"]
+    measured += [figures(4, 0.2), figures(12, 0.9) | {"solver": "heun"}]
+    (drawn,) = curves([("", run)])
+    (base, *_) = drawn.series
+    assert base.points == [(1, 0.7), (4, 0.2), (16, 0.04)]
 
 
 def test_a_long_name_is_cut_in_the_graph_and_kept_in_its_title() -> None:

@@ -88,6 +88,12 @@ def fixed(model: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return [found for found in (model or {"figures": []})["figures"] if found["tolerance"] is None]
 
 
+def ladder(model: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the figures of one solver, the first, on fixed grids, by rising evaluations."""
+    grids = fixed(model)
+    return sorted((f for f in grids if f["solver"] == grids[0]["solver"]), key=lambda f: f["nfe"])
+
+
 def fewest(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of the fewest evaluations."""
     found: dict[str, Any] = min(model["figures"], key=lambda figures: figures["nfe"])
@@ -248,7 +254,7 @@ def _curve(metric: str, runs: Sequence[tuple[str, Run]]) -> Chart:
         assert run.evaluation is not None
         floors.append(run.evaluation["floor"][metric])
         for place, (name, model) in enumerate(run.evaluated().items()):
-            points = [(f["nfe"], f[metric]) for f in fixed(model) if f.get(metric) is not None]
+            points = [(f["nfe"], f[metric]) for f in ladder(model) if f.get(metric) is not None]
             if points:
                 style = number if prefix else place
                 dashed = bool(prefix) and place > 0
