@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 SIZE = 1200
-HEAD, TALLEST = 0.28, 36.0  # of an arrow: the share of its length, but so many units at most
+HEAD, TALLEST = 0.28, 36.0  # an arrow's head: the share of its length, and so many units at most
 SHORTEST = 6.0  # an arrow of fewer units is left out
 SHADE = (42, 111, 151)  # of densities in print, on white
 
