@@ -17,8 +17,8 @@ from conftest import Command, artifacts, one_line, run_all
 from PIL import Image
 
 from reflow.reporting.charts import Axis, Series, chart
-from reflow.reporting.figures import tell, tell_zeros
 from reflow.reporting.gallery import BYTES, IMAGES, fitting
+from reflow.reporting.numerals import tell, tell_zeros
 from reflow.reporting.pictures import cloud, png, sheet
 
 SETTINGS = [
@@ -72,7 +72,8 @@ def text_of(page: str, anchor: str) -> str:
 
 def cells_of(page: str, caption: str) -> list[list[str]]:
     """Return the cells of the table with this caption, without its head."""
-    (table,) = (part for part in page.split("<table")[1:] if f"<caption>{caption}</caption>" in part)
+    head = f"<caption><span>{caption}</span></caption>"
+    (table,) = (part for part in page.split("<table")[1:] if head in part)
     rows = re.findall(
         r"<tr[^>]*>(.*?)</tr>", table[: table.index("</table>")].partition("<tbody>")[2], re.S
     )
@@ -186,17 +187,21 @@ def test_all_that_evaluations_can_hold_is_shown(reflow: Command, plane: Path, tm
     first = cells_of(page, "Distances to held-out data")[0]
     assert first[3:5] == ["31.2", "0.0100 ± 0.0021"]
     assert [row[-1] for row in cells_of(page, "Distances to held-out data")][:2] == ["2.00", "3.00"]
-    assert "An image takes 2.00 ms instead of " in page
+    assert "A sample takes 2.00 ms instead of " in page
     assert cells_of(page, "How samples cover the held-out data")[0][5:7] == ["0.876", "0.912 ± 0.012"]
     assert cells_of(page, "Straightness of the flows")[1][3:] == [
-        *("0.777", "0.333 ± 0.04"),
+        *("0.7770", "0.3330 ± 0.040"),
         *("0.5", "0.9", "0.4"),
     ]
     assert cells_of(page, "Share of each class") == [
         ["moon", *["25.0 %"] * 3, "50.0 %"],
         ["other moon", *["75.0 %"] * 3, "50.0 %"],
     ]
-    assert cells_of(page, "Likelihood of held-out data")[0] == ["base", "3.214 ± 0.012", "-1.5"]
+    (nats,) = cells_of(page, "Likelihood of held-out data")[0][2:]
+    assert (nats, cells_of(page, "Likelihood of held-out data")[0][1]) == (
+        "\N{MINUS SIGN}1.5",
+        "3.214 ± 0.012",
+    )
     for words in (
         "Divergence of the velocity along the way",
         "8 bits",

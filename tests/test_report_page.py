@@ -122,10 +122,24 @@ def test_the_page_never_scrolls_sideways(browser: Any, path: Path, width: int) -
     watched.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
     outside = watched.page.evaluate(
-        "[...document.querySelectorAll('img, figure, .card, .wide, pre, h2, p')]"
+        "[...document.querySelectorAll('img, figure, .card, .wide, pre, h2, p, caption span')]"
         ".filter(e => e.getBoundingClientRect().right > innerWidth + 0.5).length"
     )
     assert outside == 0
+
+
+def test_keyboard_focus_is_seen_wherever_it_goes(browser: Any, pages: dict[str, Path]) -> None:
+    watched = Watched(browser, pages["one"])
+    outlined = """() => {
+        const it = document.activeElement, style = getComputedStyle(it.closest('label') ?? it);
+        return [it.tagName, style.outlineStyle === 'none' ? 0 : parseFloat(style.outlineWidth)];
+    }"""
+    found = []
+    for _ in range(40):
+        watched.page.keyboard.press("Tab")
+        found.append(watched.page.evaluate(outlined))
+    assert {"A", "INPUT", "SUMMARY", "DIV", "PRE", "BUTTON"} <= {name for name, _ in found}
+    assert [name for name, width in found if name != "BODY" and width < 2] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,10 +11,10 @@ from markupsafe import Markup
 from reflow.reporting.figures import STAGES
 from reflow.reporting.run import Entry, Run
 
-BOX_WIDTH, BOX_HEIGHT, PITCH = 190, 62, 84
-LANES = {"model": 34, "pairs": 290}  # left edges
-WIDTH = 490
-SHORT = 12  # digits of a digest that are shown
+BOX_WIDTH, BOX_HEIGHT, PITCH = 180, 62, 84
+LANES = {"model": 24, "pairs": 252}  # left edges
+WIDTH = 440
+SHORT, LETTERS = 12, 18  # digits of a digest, letters of a name that are shown
 OTHERS = {"data": "training data"}  # what foreign parents are, by role
 
 
@@ -79,14 +79,19 @@ def _foreign(role: str, digest: str, row: int) -> _Box:
 
 def _framed(box: _Box) -> Iterator[Markup]:
     kind = "foreign" if box.foreign else box.lane
-    yield Markup('<rect class="box {}" x="{}" y="{}" width="{}" height="{}" rx="8"/>').format(
-        kind, box.x, box.y, BOX_WIDTH, BOX_HEIGHT
-    )
-    lines = (("strong", box.name), ("soft", box.what), ("digest", box.digest[:SHORT]))
+    yield Markup(
+        '<rect class="box {}" x="{}" y="{}" width="{}" height="{}" rx="8"><title>{}</title></rect>'
+    ).format(kind, box.x, box.y, BOX_WIDTH, BOX_HEIGHT, box.name)
+    lines = (("strong", _shortened(box.name)), ("soft", box.what), ("digest", box.digest[:SHORT]))
     for number, (style, text) in enumerate(lines):
         yield Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
             style, box.x + 14, box.y + 20 + 17 * number, text
         )
+
+
+def _shortened(name: str) -> str:
+    """Return a name that fits into a box: of a long one, its beginning and its end."""
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 8]}…{name[-7:]}"
 
 
 def _drawn(arrow: _Arrow, boxes: list[_Box], tip: str) -> Iterator[Markup]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 420, 290
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 44  # margins
+LEFT, RIGHT, TOP, BOTTOM = 60, 16, 12, 46  # margins
 STYLES = 6  # colours of style.css
 APART_X, APART_Y = 26, 22  # least distance of tick labels
 MARKS = (  # around (0, 0)

@@ -2,7 +2,7 @@
 
 import jinja2
 
-from reflow.reporting.figures import tell
+from reflow.reporting.numerals import tell
 
 
 def template(name: str) -> jinja2.Template:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reflow.reporting.charts import Axis, Chart, Series, chart
+from reflow.reporting.numerals import milliseconds, tell, tell_error, tell_zeros
 from reflow.reporting.run import Run
 
 Evaluated = Mapping[str, dict[str, Any]]
@@ -34,7 +35,11 @@ COVERAGE = {
     "spread": "spread",
 }
 FLOW = ("curvature", "crossing")
-COSTS = {"model": "transport cost", "independent": "of independent pairs", "optimal": "at least"}
+COSTS = {
+    "model": "transport cost",
+    "independent": "cost of independent pairs",
+    "optimal": "least possible cost",
+}
 ALONG = {
     "straightness_over_t": "Distance from straight lines along the way",
     "divergence_over_t": "Divergence of the velocity along the way",
@@ -51,23 +56,6 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: int = 1
-
-
-def tell(value: float, digits: int = 3) -> str:
-    """Return a number with this many significant digits, never in powers of ten above 1."""
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
-
-
-def tell_zeros(value: float) -> str:
-    """Return the number as `tell` does, with its zeros at the end: in columns."""
-    return tell(value) if abs(value) >= 100 or value == 0 else f"{value:#.3g}"
-
-
-def milliseconds(seconds: float) -> str:
-    """Return a time in thousandths of a second."""
-    return tell_zeros(1000 * seconds)
 
 
 def words_of(distance: str) -> str:
@@ -87,9 +75,23 @@ def distances_of(evaluation: Mapping[str, Any] | None) -> list[str]:
     return [*on_features, *(name for name in OTHERS if name in known)]
 
 
+def judged(run: Run) -> tuple[dict[str, Any], Evaluated, str] | None:
+    """Return the evaluation, the run's models in it and the distance to look at; None if it lacks any."""
+    evaluated, names = run.evaluated(), distances_of(run.evaluation)
+    if run.evaluation is None or not evaluated or not names:
+        return None
+    return run.evaluation, evaluated, names[0]
+
+
 def fixed(model: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return the figures of a model on fixed grids; none of a model that was not evaluated."""
     return [found for found in (model or {"figures": []})["figures"] if found["tolerance"] is None]
+
+
+def ladder(model: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the figures of one solver, the first, on fixed grids, by rising evaluations."""
+    grids = fixed(model)
+    return sorted((f for f in grids if f["solver"] == grids[0]["solver"]), key=lambda f: f["nfe"])
 
 
 def fewest(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def distance_table(run: Run, evaluated: Evaluated) -> Table | None:
         (name, words_of(name), tell_zeros) for name in names
     ]
     if any(SECONDS in found for model in evaluated.values() for found in model["figures"]):
-        columns.append((SECONDS, "ms per image", milliseconds))
+        columns.append((SECONDS, "ms per sample", milliseconds))
     return _per_evaluation(run, evaluated, "Distances to held-out data", columns)
 
 
@@ -149,7 +151,7 @@ def straightness_table(evaluated: Evaluated) -> Table | None:
     rows = []
     for number, ((name, model), flow) in enumerate(zip(known.items(), flows, strict=True)):
         value, errors = model["straightness"], flow.get("errors") or {}
-        ratio = f"{first / value:.1f}" if number and value > 0 else ""
+        ratio = tell_zeros(first / value) if number and value > 0 else ""
         told = [_measured({"mean": flow.get(key), "error": errors.get(key)}) for key in extra]
         told += [_measured((flow.get("transport_cost") or {}).get(key)) for key in costs]
         rows.append([name, tell_zeros(value), ratio, *told])
@@ -227,17 +229,23 @@ def _per_evaluation(
     rows = []
     for name, model in evaluated.items():
         for found in model["figures"]:
-            how = f" at {found['tolerance']:g}" if found["tolerance"] else ""
+            how = f", tolerance {found['tolerance']:g}" if found["tolerance"] else ""
             rows.append([name, f"{found['solver']}{how}", tell(found["nfe"]), *cells(found)])
     rows.append([FLOOR, "", "", *cells(run.evaluation["floor"])])
     return Table(caption, ["model", "solver", "NFE", *(head for _, head, _ in columns)], rows, words=2)
 
 
+def spread_of(found: Mapping[str, Any], name: str) -> float | None:
+    """Return the standard error of a figure, where it is known."""
+    spread: float | None = found.get(name + SPREAD_OF, (found.get("noise") or {}).get(name))
+    return spread
+
+
 def _with_spread(found: Mapping[str, Any], name: str, told: Callable[[float], str]) -> str:
     if found.get(name) is None:
         return ""
-    spread = found.get(name + SPREAD_OF, (found.get("noise") or {}).get(name))
-    return told(found[name]) if spread is None else f"{told(found[name])} ± {tell(spread, 2)}"
+    spread = spread_of(found, name)
+    return f"{told(found[name])} ± {tell_zeros(spread, 2)}" if spread else told(found[name])
 
 
 def _curve(metric: str, runs: Sequence[tuple[str, Run]]) -> Chart:
@@ -246,7 +254,7 @@ def _curve(metric: str, runs: Sequence[tuple[str, Run]]) -> Chart:
         assert run.evaluation is not None
         floors.append(run.evaluation["floor"][metric])
         for place, (name, model) in enumerate(run.evaluated().items()):
-            points = [(f["nfe"], f[metric]) for f in fixed(model) if f.get(metric) is not None]
+            points = [(f["nfe"], f[metric]) for f in ladder(model) if f.get(metric) is not None]
             if points:
                 style = number if prefix else place
                 dashed = bool(prefix) and place > 0
@@ -263,8 +271,7 @@ def _curve(metric: str, runs: Sequence[tuple[str, Run]]) -> Chart:
 def _measured(value: Any) -> str:
     """Return a number, or a mean with its error."""
     if isinstance(value, Mapping) and isinstance(value.get("mean"), int | float):
-        error = value.get("error")
-        return tell(value["mean"], 4) + ("" if error is None else f" ± {tell(error, 2)}")
+        return tell_error(value["mean"], value.get("error"), 4)
     if isinstance(value, str):
         return value
     return tell(value, 4) if isinstance(value, int | float) and not isinstance(value, bool) else ""

@@ -41,6 +41,13 @@ class Fluid:
             "half": self.half_sides[moment],
         }
 
+    def told(self, moment: int) -> list[str]:
+        """Return the mass, what it is off by, the difference and what is expected of it, in words."""
+        mass = self.masses[moment]
+        figures = (self.differences[moment], self.expected[moment])
+        off = f"{round(mass - 1, 5) + 0.0:+.5f}".replace("-", "\N{MINUS SIGN}")  # no negative zero
+        return [f"{mass:.5f}", off, *(f"{value:.3f}" for value in figures)]
+
     @property
     def worst(self) -> float:
         """The largest error of the total mass."""

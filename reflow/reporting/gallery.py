@@ -15,7 +15,8 @@ from torch import Tensor
 from reflow.config import parse_recipe
 from reflow.generation import fixed_method, generate, usual_method
 from reflow.models import Model
-from reflow.reporting.figures import STAGES, distances_of, fixed, tell, words_of
+from reflow.reporting.figures import STAGES, distances_of, fixed, spread_of, words_of
+from reflow.reporting.numerals import tell_error
 from reflow.reporting.pictures import cloud, gap_of, png, sheet
 from reflow.reporting.run import Entry, Run
 from reflow.settings import SolverSettings
@@ -25,7 +26,7 @@ STREAM = "report"
 IMAGES, POINTS = (36, 25, 16, 9, 4), 1500  # samples in a picture
 BYTES = 2_400_000  # of raw pixels, in all grids of a page
 SETTINGS = 7  # numbers of evaluations shown of a model, at most
-SIDE, POINTS_SIDE = 330, 320  # pixels, at about which a grid is shown
+SIDE, POINTS_SIDE = 350, 320  # pixels at which a grid is shown: what a card has room for
 RED, BLUE = (209, 73, 91), (62, 130, 175)  # of generated and of real points
 
 
@@ -54,9 +55,13 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Pen:
-    """How samples are drawn: how many, into which picture, shown how wide (in pixels)."""
+    """How samples are drawn: how many, into which picture, shown how wide (in pixels).
+
+    picture: what a picture of them is called. crisp: whether its pixels are to be seen.
+    """
 
     what: str
+    picture: str
     count: int
     draw: Callable[[Tensor, tuple[int, int, int]], bytes]
     width: int
@@ -86,23 +91,20 @@ class Fit:
     reduction: int
 
 
-@dataclass(frozen=True)
-class _Setting:
-    method: SolverSettings
-    nfe: int
-
-
 def gallery_of(
     run: Run, models: Mapping[str, Model], real: Tensor | None, *, runs: int, device: torch.device
 ) -> Gallery:
     """Return samples of all models of a run, which shares the page with others, and real data."""
-    shown = [(entry, _settings(run, entry, models[entry.name])) for entry in run.models()]
-    pictures = runs * (1 + sum(len(settings) for _, settings in shown))
+    shown = [(entry, _methods(run, entry, models[entry.name])) for entry in run.models()]
+    pictures = runs * (1 + sum(len(methods) for _, methods in shown))
     event = next(iter(models.values())).event
     pen = _images(event, pictures) if len(event) == 3 else _points(event, real)
     shelves = []
-    for entry, settings in shown:
-        sprites = [_sprite(run, models[entry.name], entry, setting, pen, device) for setting in settings]
+    for entry, methods in shown:
+        sprites = [
+            Sprite(nfe, _drawn(models[entry.name], method, pen, device), _note(run, entry, method, nfe))
+            for nfe, method in methods.items()
+        ]
         shelves.append(Shelf(entry.name, STAGES[entry.header.stage], sprites))
     return Gallery(shelves, None if real is None else source_of(pen.draw(real[: pen.count], BLUE)), pen)
 
@@ -123,11 +125,11 @@ def source_of(picture: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(picture).decode()
 
 
-def _settings(run: Run, entry: Entry, model: Model) -> list[_Setting]:
+def _methods(run: Run, entry: Entry, model: Model) -> dict[int, SolverSettings]:
     """Return how a model is drawn: as it was evaluated on fixed grids, or else as its recipe says."""
     own = model.student_steps
     if own is not None and not model.spans:
-        return [_Setting(usual_method(model), own)]
+        return {own: usual_method(model)}
     wanted = parse_recipe(model.recipe).evaluate
     ways = [(found["solver"], found["nfe"]) for found in fixed(run.evaluated().get(entry.name))]
     ways = [(solver, round(nfe)) for solver, nfe in ways if solver in METHODS]
@@ -137,7 +139,7 @@ def _settings(run: Run, entry: Entry, model: Model) -> list[_Setting]:
     else:
         solver = ways[0][0]
         counts = {nfe for other, nfe in ways if other == solver}
-    return [_Setting(fixed_method(model, nfe, solver), nfe) for nfe in _spread(sorted(counts))]
+    return {nfe: fixed_method(model, nfe, solver) for nfe in _spread(sorted(counts))}
 
 
 def _spread(counts: list[int]) -> list[int]:
@@ -147,29 +149,28 @@ def _spread(counts: list[int]) -> list[int]:
     return [counts[number * (len(counts) - 1) // (SETTINGS - 1)] for number in range(SETTINGS)]
 
 
-def _sprite(
-    run: Run, model: Model, entry: Entry, setting: _Setting, pen: Pen, device: torch.device
-) -> Sprite:
+def _drawn(model: Model, method: SolverSettings, pen: Pen, device: torch.device) -> str:
     batches = generate(
         model,
         pen.count,
-        method=setting.method,
+        method=method,
         seed=int(model.recipe["seed"]),
         stream=STREAM,
         batch=pen.count,
         device=device,
     )
     samples = torch.cat([batch.pair.x1 for batch in batches])
-    return Sprite(setting.nfe, source_of(pen.draw(samples, RED)), _note(run, entry, setting))
+    return source_of(pen.draw(samples, RED))
 
 
-def _note(run: Run, entry: Entry, setting: _Setting) -> str:
+def _note(run: Run, entry: Entry, method: SolverSettings, nfe: int) -> str:
     """Return how good these samples are, as far as they were evaluated."""
     names = distances_of(run.evaluation)
     for found in fixed(run.evaluated().get(entry.name)):
-        if names and (found["solver"], round(found["nfe"])) == (setting.method.solver, setting.nfe):
+        if names and (found["solver"], round(found["nfe"])) == (method.solver, nfe):
             recall = f", recall {found['recall']:.2f}" if found.get("recall") is not None else ""
-            return f"{words_of(names[0])} {tell(found[names[0]])}{recall}"
+            distance = tell_error(found[names[0]], spread_of(found, names[0]))
+            return f"{words_of(names[0])} {distance}{recall}"
     return ""
 
 
@@ -181,15 +182,16 @@ def _images(event: Sequence[int], pictures: int) -> Pen:
     def draw(samples: Tensor, _: tuple[int, int, int]) -> bytes:
         return png(sheet(samples, columns, fit.reduction))
 
-    return Pen("samples", fit.count, draw, max(1, SIDE // width) * width, crisp=True)
+    zoom = SIDE // width  # pixels of one size; where they would be too small, the browser smooths them
+    return Pen("samples", "grid", fit.count, draw, zoom * width if zoom > 1 else SIDE, crisp=zoom > 1)
 
 
 def _points(event: Sequence[int], real: Tensor | None) -> Pen:
     """Return a pen for points, which shows where the real ones are, and a margin."""
-    reach = 1.6 if real is None else 1.3 * float(real[:, :2].abs().max())
+    reach = 1.6 if real is None else 1.15 * float(real[:, :2].abs().max())
 
     def draw(samples: Tensor, colour: tuple[int, int, int]) -> bytes:
         return png(cloud(samples, (-reach, reach), colour))
 
     what = "points" if event[0] <= 2 else f"points (two coordinates of {event[0]})"
-    return Pen(what, POINTS, draw, POINTS_SIDE, crisp=False)
+    return Pen(what, "picture", POINTS, draw, POINTS_SIDE, crisp=False)

@@ -16,8 +16,9 @@ from reflow.reporting.ancestry import SHORT, ancestry
 from reflow.reporting.charts import Axis, Chart, Series, chart
 from reflow.reporting.commands import commands, make_line
 from reflow.reporting.environment import template
-from reflow.reporting.figures import STAGES, Table, tell, tell_zeros
+from reflow.reporting.figures import STAGES, Table
 from reflow.reporting.gallery import Gallery
+from reflow.reporting.numerals import tell, tell_zeros
 from reflow.reporting.run import Entry, Run, tell_average
 from reflow.reporting.side_by_side import comparison_of
 from reflow.reporting.strips import Strip, times
@@ -29,7 +30,7 @@ LOSSES = {  # lines of a loss chart: key in the log, name, dashed
     "training_loss": ("training examples, averaged weights", True),
     "held_out_loss": ("held-out examples, averaged weights", True),
 }
-QUARTERS = ("t from 0 to ¼", "¼ to ½", "½ to ¾", "¾ to 1")
+QUARTERS = ("batches: t up to ¼", "¼ to ½", "½ to ¾", "¾ to 1")
 
 
 @dataclass(frozen=True)

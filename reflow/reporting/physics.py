@@ -18,52 +18,38 @@ from torch import Tensor
 
 from reflow.errors import ReflowError
 from reflow.metrics.continuity import STEPS, carried
-from reflow.metrics.marginal import beginnings, marginal_velocity, shares
 from reflow.metrics.straightness import straightness
 from reflow.models import Model
-from reflow.noise import draw_seed, noise
+from reflow.noise import noise
+from reflow.reporting import meeting
 from reflow.reporting.environment import template
+from reflow.reporting.figures import Table
 from reflow.reporting.fluid import BINS, Fluid, compare
+from reflow.reporting.meeting import STREAM, followed, labels_of, meeting_in
 from reflow.reporting.planar import SIZE, Window
-from reflow.solvers import integrate, trajectory
+from reflow.solvers import integrate
 
-STREAM = "physics"
 SHOWN = np.arange(0, STEPS + 1, 2)  # of the times of the density: t = 0, 0.05, ..., 1
+TIMES = SHOWN / STEPS
 STILL = (0, 5, 10, 15, 20)  # of those shown: what stands still in print
 FIRST = 10  # of those shown: where the page begins
 PARTICLES = 2500
 PATHS, MEASURED = 80, 200  # trajectories drawn; how many tell the straightness
-TOLERANCE, MEASURING = 1e-2, 1e-3  # of what is drawn, a hundredth of a picture's side; of the straightness
+MEASURING = 1e-3  # tolerance of the straightness
 ARROWS = 13  # a side
 MAPPED, BEHIND = 400, 500  # points of a one-step map; of the data behind
-LINES, CROSSING, ASIDE = 7, 13, 0.35  # lines through a point; when; its distance from the middle
 FULL = 127  # of a byte: an arrow of full length
 
 
 @dataclass(frozen=True)
 class Flow:
-    """One model's trajectories (M, PATHS, 2), velocities (M, ARROWS^2, 2) and straightness."""
+    """One model's density and particles, trajectories (M, PATHS, 2), velocities (M, ARROWS^2, 2), S."""
 
     name: str
+    fluid: Fluid
     states: Tensor
     velocities: Tensor
     straightness: float
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """Lines that meet in a point (2,): where they begin and end (LINES, 2), and who else is there.
-
-    through: the model's trajectory (M, 2) through the point; mean, learnt: the marginal velocity there and
-    the model's.
-    """
-
-    point: Tensor
-    begin: Tensor
-    end: Tensor
-    through: Tensor
-    mean: Tensor
-    learnt: Tensor
 
 
 def physics_section(
@@ -71,8 +57,8 @@ def physics_section(
 ) -> str:
     """Return the section as HTML, without network, of the run's models by name in the order of stages.
 
-    data: points (N, 2) of the plane, those of one class if `label` names it. The density is that of the
-    first velocity field. `level` is that of the section's headings.
+    data: points (N, 2) of the plane, those of one class if `label` names it. `level` is that of the
+    section's headings. Lines that cross are those of the first velocity field.
 
     Raises ReflowError if a model is not for points in the plane, or has classes and no label is given.
     """
@@ -107,77 +93,55 @@ class _Scene:
         """Return what the template shows."""
         name, first = next(iter(self.fields.items()))
         x0 = noise(self.seed, STREAM, range(PARTICLES), (2,)).to(self.data)
-        particles = self._carry(first, x0)
-        ends = torch.cat([self.data, particles[-1]])
-        reach = 1.3 * float(ends.abs().max())  # the density of a blob goes on beyond its last particle
-        density = carried(first, reach=reach, like=self.data, label=self.label).at(SHOWN)
         window = Window(max(3.0, 1.1 * float(self.data.abs().max())))
         close = Window(1.2 * float(self.data.abs().max()))
-        flows = [
-            self._flow(
-                name, field, self._carry(field, x0[:PATHS]) if number else particles[:, :PATHS], window
-            )
-            for number, (name, field) in enumerate(self.fields.items())
-        ]
-        crossing = self._crossing(first)
-        meeting = Window(1.1 * float(torch.cat([crossing.begin, self.data]).abs().max()))
-        fluid = compare(density, particles, window)
+        flows = [self._flow(called, field, x0, window) for called, field in self.fields.items()]
+        found = meeting_in(first, self.data, TIMES, self.seed, self.label)
+        around = Window(1.1 * float(torch.cat([found.begin, self.data]).abs().max()))
         return {
             "name": name,
             "label": self.label,
             "size": SIZE,
+            "bins": BINS,
             "reach": window.reach,
             "particles": PARTICLES,
             "behind": window.dots(self.data[:BEHIND]),
-            "stills": [fluid.still(moment) for moment in STILL],
-            "worst": fluid.worst,
+            "stills": [{"name": flow.name, "at": [flow.fluid.still(m) for m in STILL]} for flow in flows],
+            "masses": _mass_table(flows),
             "flows": [_drawn(flow, window, _longest(flows)) for flow in flows],
-            "crossing": _crossed(crossing, meeting),
-            "meeting": {"reach": meeting.reach, "behind": meeting.dots(self.data[:BEHIND])},
+            "crossing": meeting.drawn(found, around),
+            "meeting": {"reach": around.reach, "behind": around.dots(self.data[:BEHIND])},
             "maps": [
-                self._one_step(name, model, x0[:MAPPED], close) for name, model in self.models.items()
+                self._one_step(called, model, x0[:MAPPED], close) for called, model in self.models.items()
             ],
             "close": {"reach": close.reach, "behind": close.dots(self.data[:BEHIND])},
-            "payload": _payload(fluid, flows, window) | {"crossing": _moving(crossing, meeting)},
+            "payload": _payload(flows, window) | {"crossing": meeting.moving(found, around)},
         }
 
-    def _labels(self, count: int) -> Tensor | None:
-        return None if self.label is None else torch.full((count,), self.label, device=self.data.device)
-
-    def _carry(self, field: Model, x0: Tensor) -> Tensor:
-        times = torch.from_numpy(SHOWN / STEPS)
-        return trajectory(field, x0, times, tolerance=TOLERANCE, label=self._labels(len(x0)))[0]
-
-    def _flow(self, name: str, field: Model, states: Tensor, window: Window) -> Flow:
-        cells = _arrow_origins(window).to(self.data)
-        velocities = []
-        for t in SHOWN / STEPS:
-            with torch.no_grad():
-                times = torch.full((len(cells),), float(t)).to(self.data)
-                velocities.append(field(cells, times, self._labels(len(cells))))
+    def _flow(self, name: str, field: Model, x0: Tensor, window: Window) -> Flow:
+        particles = followed(field, x0, TIMES, self.label)
+        ends = torch.cat([self.data, particles[-1]])
+        reach = 1.3 * float(ends.abs().max())  # the density of a blob goes on beyond its last particle
+        density = carried(field, reach=reach, like=self.data, label=self.label).at(SHOWN)
         measured = noise(self.seed, STREAM, range(MEASURED), (2,)).to(self.data)
-        straight = straightness(field, measured, tolerance=MEASURING, label=self._labels(MEASURED))
-        return Flow(name, states, torch.stack(velocities), float(straight.mean()))
+        straight = straightness(field, measured, tolerance=MEASURING, label=labels_of(self.label, measured))
+        return Flow(
+            name,
+            compare(density, particles, window),
+            particles[:, :PATHS],
+            self._velocities(field, window),
+            float(straight.mean()),
+        )
 
-    def _crossing(self, field: Model) -> Crossing:
-        t = float(SHOWN[CROSSING] / STEPS)
-        aside = self.data.std(0) * self.data.new_tensor([0.8, 0.6]) * ASIDE
-        point = (t * self.data.mean(0) + aside)[None]
-        weights = shares(point, t, self.data)[0].double().cpu().numpy()
-        rng = np.random.default_rng(draw_seed(self.seed, STREAM))
-        lines = min(LINES, int((weights > 0).sum()))
-        chosen = rng.choice(len(weights), lines, replace=False, p=weights / weights.sum())
-        ends = self.data[torch.from_numpy(chosen).to(self.data.device)]
+    def _velocities(self, field: Model, window: Window) -> Tensor:
+        cells = _arrow_origins(window).to(self.data)
+        labels = labels_of(self.label, cells)
         with torch.no_grad():
-            learnt = field(point, point.new_full((1,), t), self._labels(1))[0]
-        x0 = integrate(field, point, tolerance=TOLERANCE, t0=t, t1=0, label=self._labels(1)).x1
-        through = self._carry(field, x0)[:, 0]
-        mean = marginal_velocity(point, t, self.data)[0]
-        return Crossing(point[0], beginnings(point[0], t, ends), ends, through, mean, learnt)
+            return torch.stack([field(cells, cells.new_full((len(cells),), t), labels) for t in TIMES])
 
     def _one_step(self, name: str, model: Model, x0: Tensor, window: Window) -> dict[str, Any]:
         steps = model.student_steps or 1
-        end = integrate(model, x0, solver="euler", steps=steps, label=self._labels(len(x0))).x1
+        end = integrate(model, x0, solver="euler", steps=steps, label=labels_of(self.label, x0)).x1
         return {"name": name, "steps": steps, "dots": window.dots(end)}
 
 
@@ -200,63 +164,54 @@ def _drawn(flow: Flow, window: Window, longest: float) -> dict[str, Any]:
     return {
         "name": flow.name,
         "straightness": flow.straightness,
+        "worst": flow.fluid.worst,
         "trails": window.lines(flow.states),
         "arrows": window.arrows(_arrow_origins(window).to(vectors), vectors),
         "dots": window.dots(flow.states[FIRST]),
     }
 
 
-def _crossed(crossing: Crossing, window: Window) -> dict[str, Any]:
-    point, left = crossing.point[None], 1 - float(SHOWN[CROSSING] / STEPS)
-    each = (crossing.end - crossing.begin) * left  # by t = 1, if nothing turned
-    return {
-        "lines": window.lines(torch.stack([crossing.begin, crossing.end])),
-        "conditional": window.arrows(point.expand_as(each), each),
-        "marginal": window.arrows(point, crossing.mean[None] * left),
-        "through": window.lines(crossing.through[:, None]),
-        "dots": window.dots(point),
-        "begin": window.dots(crossing.begin),
-        "end": window.dots(crossing.end),
-        "point": crossing.point.tolist(),
-        "mean": crossing.mean.tolist(),
-        "learnt": crossing.learnt.tolist(),
-        "t": float(SHOWN[CROSSING] / STEPS),
-        "count": len(each),
-    }
+def _mass_table(flows: list[Flow]) -> Table:
+    """Return the mass of every density at every time, and how the particles differ from it."""
+    told = ("mass", "mass less 1", "differ by", "expected")
+    head = ["t", *(f"{flow.name}: {words}" for flow in flows for words in told)]
+    rows = [
+        [f"{time:.2f}", *(cell for flow in flows for cell in flow.fluid.told(moment))]
+        for moment, time in enumerate(TIMES)
+    ]
+    return Table("Total mass of the densities, and how density and particles differ", head, rows)
 
 
-def _payload(fluid: Fluid, flows: list[Flow], window: Window) -> dict[str, Any]:
+def _payload(flows: list[Flow], window: Window) -> dict[str, Any]:
     """Return what the script needs, in units of the picture and as bytes."""
     longest = _longest(flows)
     return {
-        "times": fluid.times,
+        "times": TIMES.tolist(),
         "first": FIRST,
+        "arrows": {
+            "origins": window.place(_arrow_origins(window)).tolist(),
+            "unit": _arrow_scale(window, longest) * longest / window.reach * SIZE / 2 / FULL,
+        },
+        "flows": [_moving(flow, window, longest) for flow in flows],
+    }
+
+
+def _moving(flow: Flow, window: Window, longest: float) -> dict[str, Any]:
+    fluid = flow.fluid
+    return {
+        "name": flow.name,
         "masses": [round(mass, 6) for mass in fluid.masses],
         "differences": [round(value, 5) for value in fluid.differences],
         "expected": [round(value, 5) for value in fluid.expected],
         "halves": fluid.half_sides,
         "density": {"side": fluid.shades.shape[1], "shades": _base64(fluid.shades)},
         "histogram": {"side": BINS, "shades": _base64(fluid.histogram)},
-        "arrows": {
-            "origins": window.place(_arrow_origins(window)).tolist(),
-            "unit": _arrow_scale(window, longest) * longest / window.reach * SIZE / 2 / FULL,
-        },
-        "flows": [
-            {"states": window.place(flow.states).tolist(), "velocities": _velocities(flow, longest)}
-            for flow in flows
-        ],
+        "states": window.place(flow.states).tolist(),
+        "velocities": _as_bytes(flow, longest),
     }
 
 
-def _moving(crossing: Crossing, window: Window) -> dict[str, Any]:
-    return {
-        "begin": window.place(crossing.begin).tolist(),
-        "end": window.place(crossing.end).tolist(),
-        "through": window.place(crossing.through).tolist(),
-    }
-
-
-def _velocities(flow: Flow, longest: float) -> str:
+def _as_bytes(flow: Flow, longest: float) -> str:
     scaled = flow.velocities.double().cpu().numpy() / longest * [1, -1]
     return _base64(np.rint(FULL * scaled + FULL + 1).astype(np.uint8))
 

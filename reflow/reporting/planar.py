@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 SIZE = 1200
-HEAD = 0.28  # of an arrow: the share of its length, and half as much to either side
+HEAD, TALLEST = 0.28, 36.0  # an arrow's head: the share of its length, and so many units at most
 SHORTEST = 6.0  # an arrow of fewer units is left out
 SHADE = (42, 111, 151)  # of densities in print, on white
 
@@ -48,10 +48,12 @@ class Window:
 
 def _arrow(x: int, y: int, tip_x: int, tip_y: int) -> str:
     dx, dy = tip_x - x, tip_y - y
-    if np.hypot(dx, dy) < SHORTEST:
+    length = np.hypot(dx, dy)
+    if length < SHORTEST:
         return ""
-    back_x, back_y = tip_x - HEAD * dx, tip_y - HEAD * dy
-    side_x, side_y = HEAD / 2 * dy, -HEAD / 2 * dx
+    head = min(HEAD, TALLEST / length)
+    back_x, back_y = tip_x - head * dx, tip_y - head * dy
+    side_x, side_y = head / 2 * dy, -head / 2 * dx  # half as wide to either side as long
     barbs = [(back_x + side_x, back_y + side_y), (tip_x, tip_y), (back_x - side_x, back_y - side_y)]
     return f"M{x} {y}L{tip_x} {tip_y}M" + "L".join(f"{a:.0f} {b:.0f}" for a, b in barbs)
 

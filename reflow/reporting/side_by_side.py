@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reflow.reporting import figures
-from reflow.reporting.figures import Table, tell
+from reflow.reporting.figures import Table
+from reflow.reporting.numerals import tell, tell_zeros
 from reflow.reporting.run import Run
 from reflow.reporting.summary import base_model, last_model, times_straighter
 
@@ -34,19 +35,19 @@ def _row(name: str, run: Run) -> list[str]:
 
 def _evaluated(run: Run) -> list[str]:
     """Return the cells that come from the evaluation."""
-    evaluated, names = run.evaluated(), figures.distances_of(run.evaluation)
-    if run.evaluation is None or not evaluated or not names:
+    if (known := figures.judged(run)) is None:
         return [""] * 7
-    metric, base = names[0], base_model(evaluated)
+    evaluation, evaluated, metric = known
+    base = base_model(evaluated)
     few = figures.fewest(evaluated[last_model(evaluated)])
     many = None if base is None else figures.most(evaluated[base])
     ratio = times_straighter(evaluated)
     return [
         tell(few["nfe"]),
-        tell(few[metric]),
-        "" if many is None else tell(many[metric]),
+        tell_zeros(few[metric]),
+        "" if many is None else tell_zeros(many[metric]),
         "" if many is None else tell(many["nfe"]),
-        tell(run.evaluation["floor"][metric]),
+        tell_zeros(evaluation["floor"][metric]),
         "" if ratio is None else tell(ratio),
         f"{few['recall']:.3f}" if few.get("recall") is not None else "",
     ]

@@ -13,7 +13,7 @@ from reflow.reporting.pictures import png, sheet
 from reflow.solvers import trajectory
 
 ROWS, TIMES = (6, 4, 3, 2, 1), 11  # samples and times
-BYTES = 600_000  # of raw pixels, in all strips of a page
+BYTES = 1_200_000  # of raw pixels, in all strips of a page
 TOLERANCE = 1e-2  # RMS, in data units; what is seen is a few grey levels
 
 

@@ -8,16 +8,17 @@ from reflow.reporting.figures import (
     SECONDS,
     STAGES,
     Evaluated,
-    distances_of,
     fewest,
-    milliseconds,
+    judged,
     most,
-    tell,
+    spread_of,
     words_of,
 )
+from reflow.reporting.numerals import milliseconds, tell, tell_error, tell_zeros
 from reflow.reporting.run import Run
 
 KEPT = 0.8  # share of the recall or spread of real data below which samples are called collapsed
+NEAREST = ("median", "fifth_percentile")  # distances to the nearest training sample
 NEARER = 0.9  # of held-out data's distance to the training data, below which they are called copies
 
 
@@ -32,32 +33,32 @@ class Fact:
 
 def sentences(run: Run) -> list[str]:
     """Return what is to be said of a run, the most important first; nothing without an evaluation."""
-    evaluated, names = run.evaluated(), distances_of(run.evaluation)
-    if run.evaluation is None or not evaluated or not names:
+    if (known := judged(run)) is None:
         return []
+    evaluation, evaluated, metric = known
     said = [
-        _one_step(run.evaluation, evaluated, names[0]),
+        _one_step(evaluation, evaluated, metric),
         _straightness(evaluated),
-        _coverage(run.evaluation, evaluated),
-        _copies(run.evaluation, evaluated),
+        _coverage(evaluation, evaluated),
+        _copies(evaluation, evaluated),
     ]
     return [sentence for sentence in said if sentence]
 
 
 def facts(run: Run) -> list[Fact]:
     """Return the figures of the summary."""
-    evaluated, names = run.evaluated(), distances_of(run.evaluation)
-    if run.evaluation is None or not evaluated or not names:
+    if (known := judged(run)) is None:
         return []
-    metric, floor = names[0], run.evaluation["floor"]
+    evaluation, evaluated, metric = known
+    floor = evaluation["floor"]
     last, base = last_model(evaluated), base_model(evaluated)
     few = fewest(evaluated[last])
-    found = [Fact(f"{last}, {_count(few['nfe'])}", tell(few[metric]), words_of(metric))]
+    found = [Fact(f"{last}, {_count(few['nfe'])}", tell_zeros(few[metric]), words_of(metric))]
     if base is not None and base != last:
         many, once = most(evaluated[base]), fewest(evaluated[base])
-        said = f"{tell(once[metric])} with {_count(once['nfe'])}"
-        found.append(Fact(f"{base}, {_count(many['nfe'])}", tell(many[metric]), said))
-    found.append(Fact("real against real", tell(floor[metric]), "the floor, at this number of samples"))
+        said = f"{tell_zeros(once[metric])} with {_count(once['nfe'])}"
+        found.append(Fact(f"{base}, {_count(many['nfe'])}", tell_zeros(many[metric]), said))
+    found.append(Fact("training data", tell_zeros(floor[metric]), "the floor: as many real samples"))
     straight, ratio = _straight(evaluated), times_straighter(evaluated)
     if ratio is not None:
         found.append(Fact("times straighter", tell(ratio), f"{straight[-1][0]} than {straight[0][0]}"))
@@ -89,23 +90,28 @@ def times_straighter(evaluated: Evaluated) -> float | None:
 
 def _one_step(evaluation: Mapping[str, Any], evaluated: Evaluated, metric: str) -> str:
     last, base = last_model(evaluated), base_model(evaluated)
-    few, floor = fewest(evaluated[last]), tell(evaluation["floor"][metric])
+    few = fewest(evaluated[last])
+    floor = f"Training data themselves are {_distance(evaluation['floor'], metric)} away (the floor)."
     said = (
         f"With {_count(few['nfe'])} per sample the {STAGES[evaluated[last]['stage']]} reaches a "
-        f"{words_of(metric)} of {tell(few[metric])} to held-out data"
+        f"{words_of(metric)} of {_distance(few, metric)} to held-out data"
     )
     if base is None or base == last:
         many = most(evaluated[last])
-        return f"{said}, with {_count(many['nfe'])} of {tell(many[metric])}. Real against real is {floor}."
+        return f"{said}, with {_count(many['nfe'])} of {_distance(many, metric)}. {floor}"
     many, once = most(evaluated[base]), fewest(evaluated[base])
     time = ""
     if SECONDS in few and SECONDS in many:
         fast, slow = milliseconds(few[SECONDS]), milliseconds(many[SECONDS])
-        time = f" An image takes {fast} ms instead of {slow} ms."
+        time = f" A sample takes {fast} ms instead of {slow} ms."
     return (
-        f"{said}; the base model needs {_count(many['nfe'])} for {tell(many[metric])} and gives "
-        f"{tell(once[metric])} with {tell(once['nfe'])}. Real against real is {floor}.{time}"
+        f"{said}; the base model reaches {_distance(many, metric)} with {_count(many['nfe'])} and "
+        f"{_distance(once, metric)} with {tell(once['nfe'])}. {floor}{time}"
     )
+
+
+def _distance(found: Mapping[str, Any], metric: str) -> str:
+    return tell_error(found[metric], spread_of(found, metric))
 
 
 def _straightness(evaluated: Evaluated) -> str | None:
@@ -113,13 +119,13 @@ def _straightness(evaluated: Evaluated) -> str | None:
     ratio = times_straighter(evaluated)
     if ratio is None:
         return None
-    (_, before), (name, after) = straight[0], straight[-1]
+    (first, before), (name, after) = straight[0], straight[-1]
     more = max(ratio, 1 / ratio)
     way = "rises" if after > before else "falls"
     side = "more bent" if after > before else "straighter"
     return (
         f"Straightness (0 is straight) {way} from {tell(before)} to {tell(after)}: the paths of {name} are "
-        f"{tell(more)} times {side}."
+        f"{tell(more)} times {side} than those of {first}."
     )
 
 
@@ -141,12 +147,12 @@ def _copies(evaluation: Mapping[str, Any], evaluated: Evaluated) -> str | None:
     held_out = evaluation.get("nearest_training", {}).get("held_out")
     if not near or not held_out:
         return None
-    both = all(near[key] >= NEARER * held_out[key] for key in ("median", "fifth_percentile"))
+    both = all(near[key] >= NEARER * held_out[key] for key in NEAREST)
     verdict = "no sign of memorising" if both else "nearer than unseen data, so look for copies"
+    medians, fifths = ([tell_zeros(one[key]) for one in (near, held_out)] for key in NEAREST)
     return (
-        f"Samples of {last} lie {tell(near['median'])} RMS from the nearest training sample (median; 5th "
-        f"percentile {tell(near['fifth_percentile'])}), held-out data {tell(held_out['median'])} "
-        f"({tell(held_out['fifth_percentile'])}): {verdict}."
+        f"The nearest training sample is {medians[0]} RMS away from samples of {last} and {medians[1]} "
+        f"from held-out data (medians; 5th percentiles {fifths[0]} and {fifths[1]}): {verdict}."
     )
 
 

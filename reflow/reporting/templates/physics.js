@@ -4,11 +4,14 @@
   const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const [button, slider, told] = ["button", "input", "output"].map((name) => root.querySelector(name));
-  const canvases = [...root.querySelectorAll("canvas")];
   const last = data.times.length - 1;
   const HALF = 600, LENGTH = 6000, PAUSE = 1200; // half a picture's side; milliseconds of a run, of a still
-  const HEAD = 0.28, SHORTEST = 6, FULL = 127; // as in planar.py
-  const fluids = [data.density, data.histogram].map(({ side, shades }) => ({ side, shades: bytes(shades) }));
+  const HEAD = 0.28, TALLEST = 36, SHORTEST = 6, FULL = 127; // as in planar.py
+  const fluids = [...root.querySelectorAll("[data-fluid]")].map((panel) => {
+    const flow = data.flows[Number(panel.dataset.fluid)];
+    const layers = [flow.density, flow.histogram].map(({ side, shades }) => ({ side, shades: bytes(shades) }));
+    return { flow, layers, canvases: panel.querySelectorAll("canvas"), caption: panel.querySelector("figcaption") };
+  });
   const velocities = data.flows.map((flow) => bytes(flow.velocities));
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   let moment = data.first, request = 0, spoken = -1, ramp = [];
@@ -65,8 +68,9 @@
   const dot = (from, to, share) => `M${mix(from[0], to[0], share).toFixed(1)} ${mix(from[1], to[1], share).toFixed(1)}h0`;
 
   function arrow(x, y, dx, dy) {
-    if (Math.hypot(dx, dy) < SHORTEST) return "";
-    const tip = [x + dx, y + dy], back = [tip[0] - HEAD * dx, tip[1] - HEAD * dy], side = [HEAD / 2 * dy, -HEAD / 2 * dx];
+    const length = Math.hypot(dx, dy), head = Math.min(HEAD, TALLEST / length);
+    if (length < SHORTEST) return "";
+    const tip = [x + dx, y + dy], back = [tip[0] - head * dx, tip[1] - head * dy], side = [head / 2 * dy, -head / 2 * dx];
     const barbs = [[back[0] + side[0], back[1] + side[1]], tip, [back[0] - side[0], back[1] - side[1]]];
     return `M${x} ${y}L${tip.map(Math.round).join(" ")}M${barbs.map((corner) => corner.map(Math.round).join(" ")).join("L")}`;
   }
@@ -85,14 +89,19 @@
     const t = `t = ${data.times[now].toFixed(2)}`;
     slider.value = now;
     slider.setAttribute("aria-valuetext", t);
-    told.textContent = `${t}: total mass ${data.masses[now].toFixed(4)}; density and particles differ by ` +
-      `${data.differences[now].toFixed(3)}, expected ${data.expected[now].toFixed(3)}`;
+    told.textContent = `${t}: total mass ${data.flows.map(({ name, masses }) => `of ${name} ${masses[now].toFixed(4)}`).join(", ")}`;
+    for (const { flow, caption } of fluids) {
+      const mass = flow.masses[now], off = `${mass < 1 ? "−" : "+"} ${Math.abs(mass - 1).toFixed(5)}`;
+      caption.textContent = `Total mass 1 ${off}; they differ by ${flow.differences[now].toFixed(3)}, expected ${flow.expected[now].toFixed(3)}`;
+    }
   }
 
   function draw() {
     const frame = Math.floor(moment), share = moment - frame;
-    const half = mix(data.halves[frame], data.halves[Math.min(frame + 1, last)], share);
-    canvases.forEach((canvas, number) => drawFluid(canvas, fluids[number], frame, share, half));
+    for (const { flow, layers, canvases } of fluids) {
+      const half = mix(flow.halves[frame], flow.halves[Math.min(frame + 1, last)], share);
+      canvases.forEach((canvas, number) => drawFluid(canvas, layers[number], frame, share, half));
+    }
     root.querySelectorAll("[data-flow]").forEach((panel) => drawFlow(panel, Number(panel.dataset.flow), frame, share));
     drawCrossing(frame, share);
     tell();
