@@ -48,7 +48,7 @@ def disagreement(density: Density, moment: int, truth: Tensor) -> float:
 
 def test_the_density_of_a_gaussian_flow_is_the_closed_form() -> None:
     """log p is a parabola, which splines hold; what remains is the error of forty steps in t."""
-    density = carried(gaussian(MEAN, STD), reach=4.0, like=DOUBLE, nodes=41)
+    density = carried(gaussian(MEAN, STD), reach=4.0, like=DOUBLE, nodes=41, steps=40)
     for moment, t in enumerate(density.times):
         spread = ((1 - t) ** 2 + (t * STD) ** 2).sqrt()
         z = (nodes(density, moment) - t * MEAN) / spread
@@ -60,7 +60,7 @@ def test_the_density_of_a_gaussian_flow_is_the_closed_form() -> None:
 def test_the_density_of_a_mixture_is_the_closed_form() -> None:
     density = carried(mixture(WEIGHTS, CENTRES, WIDTHS), reach=2.0, like=DOUBLE)
     for moment, t in enumerate(density.times):
-        # A narrow blob is four cells wide; the velocity between two is a spline.
+        # A narrow blob is seven cells wide; the velocity between two is a spline.
         assert disagreement(density, moment, mixture_density(nodes(density, moment), t)) < 2e-3, t
     assert abs(density.masses() - 1).max() < 2e-4
     assert density.half_widths[[0, -1]].tolist() == [5.0, 2.0]
@@ -75,13 +75,6 @@ def test_bins_hold_the_mass_of_their_nodes_where_they_lie() -> None:
     weights = density.values[-1].ravel() * (4 / 32) ** 2
     wanted, _, _ = np.histogram2d(*points.T, bins=(edges[-1], edges[-1]), weights=weights)
     assert binned[-1] == pytest.approx(wanted, abs=1e-12)
-
-
-def test_a_chosen_time_keeps_its_density() -> None:
-    density = carried(gaussian(MEAN, STD), reach=4.0, like=DOUBLE, nodes=9, steps=4)
-    chosen = density.at(np.array([0, 4]))
-    assert chosen.times.tolist() == [0, 1]
-    assert chosen.masses() == pytest.approx(density.masses()[[0, 4]])
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +120,13 @@ def test_the_density_of_a_trained_model_is_what_another_solver_finds(
     trained: nn.Module, learnt: Density
 ) -> None:
     assert abs(learnt.masses() - 1).max() < 1e-3
-    for moment in (20, 40):
+    for moment in (10, 20):
         found = learnt.values[moment].ravel()
         likely = np.flatnonzero(found > 0.02 * found.max())
         chosen = np.random.default_rng(moment).choice(likely, 30, replace=False)
         truth = independent_density(trained, nodes(learnt, moment)[chosen], learnt.times[moment])
-        # The moons are 0.05 wide, which is one cell.
-        assert abs(found[chosen] - truth.numpy()).max() < 1.5e-2 * found.max()
+        # The moons are 0.05 wide, less than two cells; with 40 times in place of 20 it is 1.5e-2.
+        assert abs(found[chosen] - truth.numpy()).max() < 2.5e-2 * found.max()
 
 
 def histogram(points: Tensor, edges: Floats) -> Floats:
@@ -143,7 +136,7 @@ def histogram(points: Tensor, edges: Floats) -> Floats:
 
 def test_particles_carried_by_the_ode_fill_the_density(trained: nn.Module, learnt: Density) -> None:
     count, bins = 3000, 9
-    moments = [20, 40]
+    moments = [10, 20]
     x0 = torch.randn(count, 2, generator=rng(2), dtype=torch.float64)
     states, _ = trajectory(trained, x0, torch.from_numpy(learnt.times[moments]), tolerance=1e-3)
     for moment, state in zip(moments, states, strict=True):

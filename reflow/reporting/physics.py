@@ -29,8 +29,7 @@ from reflow.reporting.meeting import STREAM, followed, labels_of, meeting_in
 from reflow.reporting.planar import SIZE, Window
 from reflow.solvers import integrate
 
-SHOWN = np.arange(0, STEPS + 1, 2)  # of the times of the density: t = 0, 0.05, ..., 1
-TIMES = SHOWN / STEPS
+TIMES = np.arange(STEPS + 1) / STEPS  # of the density: t = 0, 0.05, ..., 1
 STILL = (0, 5, 10, 15, 20)  # of those shown: what stands still in print
 FIRST = 10  # of those shown: where the page begins
 PARTICLES = 2500
@@ -122,7 +121,7 @@ class _Scene:
         particles = followed(field, x0, TIMES, self.label)
         ends = torch.cat([self.data, particles[-1]])
         reach = 1.3 * float(ends.abs().max())  # the density of a blob goes on beyond its last particle
-        density = carried(field, reach=reach, like=self.data, label=self.label).at(SHOWN)
+        density = carried(field, reach=reach, like=self.data, label=self.label)
         measured = noise(self.seed, STREAM, range(MEASURED), (2,)).to(self.data)
         straight = straightness(field, measured, tolerance=MEASURING, label=labels_of(self.label, measured))
         return Flow(
