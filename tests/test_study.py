@@ -78,7 +78,7 @@ def test_what_variants_share_is_run_once_and_before_what_needs_it(tmp_path: Path
 def test_a_change_that_the_recipe_has_anyway_is_no_other_stage() -> None:
     found = variants(DIGITS)
     own = found["2-rectified"].models
-    assert found["times-u6"].models == found["tolerance-2e-3"].models == own
+    assert found["times-uniform"].models == found["tolerance-2e-3"].models == own
     assert found["times-u4"].models != own
     assert Chain(pairs=('couple.solver="euler"', "couple.tolerance=none")).under(DIGITS)["pairs"].changes
 

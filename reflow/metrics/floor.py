@@ -43,16 +43,19 @@ def floor(
 
 
 def strata(training: DataSet, wanted: int, labels: Sequence[int] | None) -> list[tuple[Rows, int]]:
-    """Return the rows of training samples to draw from and how many to draw, of each class with labels."""
+    """Return the rows of training samples to draw from and how many to draw, of each class with labels.
+
+    Classes do not count where the training set has too few of one.
+    """
+    everything = [(np.arange(len(training)), min(wanted, len(training)))]
     if labels is None or training.labels is None:
-        found = [(np.arange(len(training)), wanted)]
-    else:
-        classes, counts = np.unique(labels, return_counts=True)
-        found = [
-            (np.flatnonzero(training.labels == label), int(count))
-            for label, count in zip(classes, counts, strict=True)
-        ]
-    return [(rows, min(count, len(rows))) for rows, count in found if len(rows)]
+        return everything
+    classes, counts = np.unique(labels, return_counts=True)
+    found = [
+        (np.flatnonzero(training.labels == label), int(count))
+        for label, count in zip(classes, counts, strict=True)
+    ]
+    return found if all(count <= len(rows) for rows, count in found) else everything
 
 
 def draws(groups: Sequence[tuple[Rows, int]], rng: np.random.Generator) -> list[Rows]:
