@@ -152,8 +152,8 @@ class ReflowSettings(VelocityFitSettings, PairFitSettings):
     """[reflow]: fitting the velocity on pairs."""
 
 
-# What a student learns best with, by objective: measured on digits and clothes (docs/results.md). A section
-# that leaves these out has them; mean flow with squared errors at 1e-3 diverges.
+# What a student learns stably with, by objective: measured on digits and clothes (docs/results.md). A
+# section that leaves these out has them; mean flow with squared errors at 1e-3 diverges.
 LEARNS_WITH: dict[str, dict[str, str | float]] = {
     "regress": {"distance": "squared", "lr": 1e-3},
     "consistency": {"distance": "pseudo-huber", "lr": 3e-4},

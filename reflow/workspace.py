@@ -6,6 +6,7 @@ ends.
 
 import contextlib
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,16 +98,27 @@ def held(path: Path, busy: str | None = None, *, shared: bool = False) -> Iterat
 def _require_no_strangers(directory: Path) -> None:
     """Refuse a directory of somebody's files that no stage has written into.
 
-    Hidden files are let be, and empty ones: a log that a shell has just opened for this very command.
+    Hidden and empty files are let be, and the log to which this very command speaks.
     """
     if any(True for name in MARKS for _ in directory.glob(name)):
         return
+    logs = list(_spoken_to())
     for path in sorted(directory.iterdir()):
-        if not path.name.startswith(".") and (path.is_dir() or path.stat().st_size):
+        found = path.stat()
+        if path.name.startswith(".") or any(os.path.samestat(found, log) for log in logs):
+            continue
+        if path.is_dir() or found.st_size:
             raise ReflowError(
                 f"--out {directory} holds {path.name}, and no stage has written there; give a new or an "
                 "empty directory"
             )
+
+
+def _spoken_to() -> Iterator[os.stat_result]:
+    """Yield what standard output and error go to, as far as they are open."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            yield os.fstat(descriptor)
 
 
 def require_same(path: Path, found: Header, wanted: Header, *, growing: bool = False) -> None:

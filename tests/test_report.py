@@ -158,9 +158,9 @@ def filled(run: Path) -> None:
     content["features"] = {"name": "mine", "sha256": "5" * 64, "size": 8}
     for model in content["models"]:
         for number, figures in enumerate(model["figures"]):
-            figures |= {"kernel_classifier": 0.01 - 0.02 * number, "kernel_classifier_spread": 0.0021}
+            figures |= {"kernel_classifier": 0.01 - 0.02 * number, "kernel_classifier_spread": 0.05}
             figures |= {"frechet_classifier": 31.25 + number, "density": 0.8765, "coverage": 0.9123}
-            figures["noise"] = {"coverage": 0.0123}
+            figures["noise"] = {"coverage": 0.0123, "kernel_classifier": 0.0021}
         model["classes"] = {"moon": 0.25, "other moon": 0.75}
         model["likelihood"] = {"bits_per_dimension": {"mean": 3.214, "error": 0.0123}, "nats": -1.5}
         if model["straightness"] is not None:

@@ -114,7 +114,7 @@ def train_classifier(
 ) -> ClassifierFeatures:
     """Return a classifier trained on labelled data, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = Classifier(event, classes)
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
     rng = generator(torch.device("cpu"), seed, "classifier")

@@ -224,7 +224,7 @@ def _per_evaluation(
         return None
 
     def cells(found: Mapping[str, Any]) -> list[str]:
-        return [_with_spread(found, name, told) for name, _, told in columns]
+        return [_with_error(found, name, told) for name, _, told in columns]
 
     rows = []
     for name, model in evaluated.items():
@@ -235,17 +235,17 @@ def _per_evaluation(
     return Table(caption, ["model", "solver", "NFE", *(head for _, head, _ in columns)], rows, words=2)
 
 
-def spread_of(found: Mapping[str, Any], name: str) -> float | None:
+def error_of(found: Mapping[str, Any], name: str) -> float | None:
     """Return the standard error of a figure, where it is known."""
-    spread: float | None = found.get(name + SPREAD_OF, (found.get("noise") or {}).get(name))
-    return spread
+    error: float | None = (found.get("noise") or {}).get(name)
+    return error
 
 
-def _with_spread(found: Mapping[str, Any], name: str, told: Callable[[float], str]) -> str:
+def _with_error(found: Mapping[str, Any], name: str, told: Callable[[float], str]) -> str:
     if found.get(name) is None:
         return ""
-    spread = spread_of(found, name)
-    return f"{told(found[name])} ± {tell_zeros(spread, 2)}" if spread else told(found[name])
+    error = error_of(found, name)
+    return f"{told(found[name])} ± {tell_zeros(error, 2)}" if error else told(found[name])
 
 
 def _curve(metric: str, runs: Sequence[tuple[str, Run]]) -> Chart:

@@ -15,7 +15,7 @@ from torch import Tensor
 from reflow.config import parse_recipe
 from reflow.generation import fixed_method, generate, usual_method
 from reflow.models import Model
-from reflow.reporting.figures import STAGES, distances_of, fixed, spread_of, words_of
+from reflow.reporting.figures import STAGES, distances_of, error_of, fixed, words_of
 from reflow.reporting.numerals import tell_error
 from reflow.reporting.pictures import cloud, gap_of, png, sheet
 from reflow.reporting.run import Entry, Run
@@ -169,7 +169,7 @@ def _note(run: Run, entry: Entry, method: SolverSettings, nfe: int) -> str:
     for found in fixed(run.evaluated().get(entry.name)):
         if names and (found["solver"], round(found["nfe"])) == (method.solver, nfe):
             recall = f", recall {found['recall']:.2f}" if found.get("recall") is not None else ""
-            distance = tell_error(found[names[0]], spread_of(found, names[0]))
+            distance = tell_error(found[names[0]], error_of(found, names[0]))
             return f"{words_of(names[0])} {distance}{recall}"
     return ""
 

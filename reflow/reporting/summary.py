@@ -8,10 +8,10 @@ from reflow.reporting.figures import (
     SECONDS,
     STAGES,
     Evaluated,
+    error_of,
     fewest,
     judged,
     most,
-    spread_of,
     words_of,
 )
 from reflow.reporting.numerals import milliseconds, tell, tell_error, tell_zeros
@@ -111,7 +111,7 @@ def _one_step(evaluation: Mapping[str, Any], evaluated: Evaluated, metric: str) 
 
 
 def _distance(found: Mapping[str, Any], metric: str) -> str:
-    return tell_error(found[metric], spread_of(found, metric))
+    return tell_error(found[metric], error_of(found, metric))
 
 
 def _straightness(evaluated: Evaluated) -> str | None:
