@@ -165,9 +165,10 @@ def test_settings_that_would_do_nothing_are_refused(reflow: Command, run: Path) 
     assert "distill.steps is 20" in line
 
 
-def test_a_report_without_a_run(reflow: Command, tmp_path: Path) -> None:
+def test_a_report_without_a_run(reflow: Command, run: Path, tmp_path: Path) -> None:
     assert "is not a run directory" in one_line(reflow("report", tmp_path / "x", "--out", "r.html"))
     assert "holds no complete model" in one_line(reflow("report", tmp_path, "--out", "r.html"))
+    assert "the directory that it lies in" in one_line(reflow("report", run / "base", "--out", "r.html"))
 
 
 def test_labels_are_refused_by_models_without_classes(reflow: Command, run: Path) -> None:

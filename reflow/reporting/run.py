@@ -75,6 +75,8 @@ def open_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise ReflowError(f"{folder} is not a run directory; give the one that holds base/, pairs/ ...")
+    if _entry(folder) is not None:
+        raise ReflowError(f"{folder} is one artifact of a run; give the directory that it lies in")
     found = [_entry(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     entries = sorted(
         (entry for entry in found if entry is not None),
@@ -86,7 +88,9 @@ def open_run(folder: Path) -> Run:
     )
     run = Run(folder, entries, _evaluation(folder / EVALUATION, folder / TIMES))
     if not run.models():
-        raise ReflowError(f"{folder} holds no complete model; finish reflow train first")
+        raise ReflowError(
+            f"{folder} holds no complete model in base/, reflow/ ...; finish reflow train first"
+        )
     return run
 
 
