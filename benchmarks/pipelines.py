@@ -38,7 +38,7 @@ from peers import flow_matching_fixed, scipy_rk45, uniform
 from rounds import CLOCKS
 from study import NFE, Study, beside, parser_of, study_of
 from torch import Tensor, nn
-from variants import OBJECTIVES, Chain
+from variants import Chain
 
 from reflow.artifacts import MODEL, Header, write_artifact
 from reflow.config import override
@@ -67,7 +67,7 @@ class Reflow(rectified_flow_pytorch.Reflow):  # type: ignore[misc]
 
 def regressing(recipe: Recipe) -> Optimisation:
     """Return the optimisation that regression trains best with, whatever the recipe distills by."""
-    return optimisation_of(override(recipe, OBJECTIVES["regress"]).distill)
+    return optimisation_of(override(recipe, ["distill.objective=regress"]).distill)
 
 
 def base_with_pairs(problem: Problem, phases: Phases, solve: Solve) -> tuple[nn.Module, nn.Module, Pair]:

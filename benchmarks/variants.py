@@ -12,16 +12,10 @@ from dataclasses import dataclass
 
 from reflow.config import override
 from reflow.errors import ReflowError
+from reflow.hyperparameters import LEARNS_WITH
 from reflow.settings import Recipe
 
 Changes = tuple[str, ...]  # section.key=value
-
-# Each objective as it trains best; a step of the latter two takes twice the time of one of the first.
-OBJECTIVES: dict[str, Changes] = {
-    "regress": ("distill.objective=regress", "distill.distance=squared", "distill.lr=1e-3"),
-    "consistency": ("distill.objective=consistency", "distill.distance=pseudo-huber", "distill.lr=3e-4"),
-    "meanflow": ("distill.objective=meanflow", "distill.distance=pseudo-huber", "distill.lr=3e-4"),
-}
 
 
 @dataclass(frozen=True)
@@ -134,13 +128,13 @@ def objectives(recipe: Recipe) -> dict[str, Variant]:
     both = own + recipe.reflow.steps
 
     def student(teacher: str, name: str, steps: int, *more: str) -> Variant:
-        taken = steps if name == "regress" else steps // 2
-        changes = (*OBJECTIVES[name], f"distill.steps={taken}", *more)
+        taken = steps if name == "regress" else steps // 2  # a step of the others takes twice the time
+        changes = (f"distill.objective={name}", f"distill.steps={taken}", *more)
         stage = Stage("distill", chain[teacher], (chain["pairs"],), effective(recipe, changes))
         return Variant("objectives", (stage,))
 
     found = {}
-    for name in OBJECTIVES:
+    for name in LEARNS_WITH:
         found[name] = student("reflow", name, own)
         found[f"{name}-from-base"] = student("base", name, both)
     for steps in (2, 4):

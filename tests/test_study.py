@@ -13,7 +13,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 from findings import seconds_of  # noqa: E402
 from study import Job, Queue, Study  # noqa: E402
-from variants import OBJECTIVES, Chain, variants  # noqa: E402
+from variants import Chain, variants  # noqa: E402
 
 from reflow.config import override, read_recipe  # noqa: E402
 from reflow.errors import ReflowError  # noqa: E402
@@ -81,11 +81,6 @@ def test_a_change_that_the_recipe_has_anyway_is_no_other_stage() -> None:
     assert found["times-uniform"].models == found["tolerance-2e-3"].models == own
     assert found["times-u4"].models != own
     assert Chain(pairs=('couple.solver="euler"', "couple.tolerance=none")).under(DIGITS)["pairs"].changes
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_objectives_are_measured_with_what_they_bring(objective: str) -> None:
-    assert override(DIGITS, OBJECTIVES[objective]) == override(DIGITS, [f"distill.objective={objective}"])
 
 
 def test_another_recipe_has_other_folders() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reflow.reporting.charts import Axis, Chart, Series, chart
+from reflow.reporting.evaluation import FLOOR, SPREAD
 from reflow.reporting.numerals import milliseconds, tell, tell_error, tell_zeros
 from reflow.reporting.run import Run
 
@@ -26,7 +27,6 @@ OTHERS = {  # fid and kid are those on the Inception network alone
     "sliced_wasserstein": "sliced Wasserstein distance",
 }
 SECONDS = "seconds_per_image"
-SPREAD_OF = "_spread"
 COVERAGE = {
     "precision": "precision",
     "recall": "recall",
@@ -45,7 +45,6 @@ ALONG = {
     "divergence_over_t": "Divergence of the velocity along the way",
 }
 NFE = "network evaluations per sample"
-FLOOR = "real (floor)"  # training data against held-out data
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def distances_of(evaluation: Mapping[str, Any] | None) -> list[str]:
     """Return the names of the distances in an evaluation, the first one the one to look at."""
     if evaluation is None:
         return []
-    known = [name for name in evaluation["floor"] if not name.endswith(SPREAD_OF)]
+    known = [name for name in evaluation["floor"] if not name.endswith(SPREAD)]
     on_features = [name for start in FEATURES for name in known if name.startswith(start)]
     return [*on_features, *(name for name in OTHERS if name in known)]
 
