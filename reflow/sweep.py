@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from reflow.crew import Crew, Look
@@ -18,6 +19,7 @@ from reflow.distributed import agree
 from reflow.finished import Finished
 from reflow.generation import usual_method
 from reflow.metrics.diagnostics import FlowFigures
+from reflow.metrics.halves import Rows
 from reflow.metrics.likelihood import LikelihoodFigures
 from reflow.metrics.yardstick import Yardstick
 from reflow.models import Model
@@ -86,7 +88,7 @@ class Sweep:
             "solver": method.solver,
             "tolerance": method.tolerance,
         }
-        found: Result = {"figure": how | self.measure.figures(x1)}
+        found: Result = {"figure": how | self.measure.figures(x1, self._labels(len(x1)))}
         if method == usual_method(task.model):
             found |= self._more(x1)
         seconds = {
@@ -94,6 +96,11 @@ class Sweep:
             "measuring_seconds": time.perf_counter() - drawn,
         }
         return found | {"times": how | seconds}
+
+    def _labels(self, count: int) -> Rows | None:
+        """Return the labels of so many samples, which take them in turn."""
+        labels = self.crew.labels
+        return None if labels is None else np.resize(np.array(labels, dtype=np.int64), count)
 
     def _more(self, samples: Tensor) -> Result:
         """Return what is told of a model's usual samples alone."""

@@ -8,6 +8,7 @@ import torch
 
 from reflow.data import DataSet
 from reflow.metrics.floor import DRAWS, draws, floor, strata
+from reflow.metrics.halves import Rows
 
 
 def points(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None = None) -> DataSet:
@@ -16,7 +17,8 @@ def points(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None = N
     )
 
 
-def mean(samples: torch.Tensor) -> dict[str, Any]:
+def mean(samples: torch.Tensor, labels: Rows | None) -> dict[str, Any]:
+    assert labels is None
     return {"mean": float(samples.mean()), "noise": {"mean": float(samples.std()) / len(samples) ** 0.5}}
 
 
@@ -60,3 +62,22 @@ def test_the_noise_of_a_floor_is_its_scatter_over_training_sets(available: int) 
     assert np.std([one["mean"] for one in found]) == pytest.approx(noise, rel=0.06)  # 3 errors of 1,500
     assert found[0]["samples"] == 40
     assert found[0]["draws"] == min(DRAWS, -(-available // 40))
+
+
+def test_figures_are_told_the_labels_of_draws_that_all_have_as_many_of_each() -> None:
+    labels = np.arange(60) % 3
+    told: list[Rows | None] = []
+
+    def measure(samples: torch.Tensor, classes: Rows | None) -> dict[str, Any]:
+        if classes is not None:
+            np.testing.assert_array_equal(samples[:, 0].numpy().astype(int) % 3, classes)
+        told.append(classes)
+        return {"noise": {}}
+
+    data = points(np.arange(60.0), labels)
+    for wanted in ([0] * 4 + [1] * 6, [0] * 50):  # the training set has 20 of each class
+        floor(measure, data, len(wanted), wanted, np.random.default_rng(0))
+    with_labels = [classes for classes in told if classes is not None]
+    assert len(with_labels) == DRAWS
+    assert all(sorted(classes) == [0] * 4 + [1] * 6 for classes in with_labels)
+    assert len(told) > DRAWS  # too few of a class: draws differ in theirs

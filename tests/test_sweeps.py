@@ -77,11 +77,11 @@ def _killed_after(patch: pytest.MonkeyPatch, figures: int) -> None:
     measured = Yardstick.figures
     left = [figures]
 
-    def dying(stick: Yardstick, samples: Any) -> Any:
+    def dying(stick: Yardstick, samples: Any, labels: Any) -> Any:
         if not left[0]:
             raise SystemExit(143)
         left[0] -= 1
-        return measured(stick, samples)
+        return measured(stick, samples, labels)
 
     patch.setattr(Yardstick, "figures", dying)
 

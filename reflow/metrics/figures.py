@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reflow.metrics.extractors import INCEPTION, Extractor, Features, names_of
 from reflow.metrics.frechet import Moments, frechet_distance, moments
-from reflow.metrics.halves import Measure, Noisy, with_noise
+from reflow.metrics.halves import Measure, Noisy, Rows, with_noise
 from reflow.metrics.kernel import kernel_distance
 from reflow.metrics.manifold import CROWD, Manifold, manifold, precision_recall, spread_ratio
 from reflow.metrics.sliced import Shadows, shadows
@@ -56,15 +56,19 @@ class Figures:
         frechet, kernel = names_of(self.seen.extractor)
         return [frechet, kernel, f"{kernel}_spread", *NEUTRAL]
 
-    def of(self, samples: Tensor) -> dict[str, Any]:
-        """Return the figures of samples (N, *event) by name, and their standard errors under "noise"."""
+    def of(self, samples: Tensor, labels: Rows | None = None) -> dict[str, Any]:
+        """Return the figures of samples (N, *event) by name, and their standard errors under "noise".
+
+        labels: (N,), those that the samples were drawn with, if any.
+        """
         flat = samples.flatten(1).numpy()
         features = flat if self.seen is None else self.seen.extractor.features(samples)
-        chosen = features[evenly(len(features), len(self.balls))]
+        few = evenly(len(features), len(self.balls))
+        chosen, classes = features[few], None if labels is None else labels[few]
         parts = [
             self._kernel(features),
-            with_noise(len(flat), self._distances(flat, features), self._rng("halves")),
-            with_noise(len(chosen), self._coverage(chosen), self._rng("halves of coverage")),
+            with_noise(len(flat), self._distances(flat, features), self._rng("halves"), labels),
+            with_noise(len(chosen), self._coverage(chosen), self._rng("halves of coverage"), classes),
         ]
         values = {name: value for part in parts for name, value in part.values.items()}
         noise = {name: value for part in parts for name, value in part.noise.items()}

@@ -5,22 +5,28 @@ several, as different as the training set allows, with as many of each class as 
 draw where these are given their labels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.data.dataset import DataSet
+from reflow.metrics.halves import Rows
 
 DRAWS = 4  # at most
 
-Rows = NDArray[np.int64]
+
+class Measuring(Protocol):
+    """What measures samples."""
+
+    def __call__(self, samples: Tensor, labels: Rows | None) -> Mapping[str, Any]:
+        """Return figures by name, and their standard errors under "noise"."""
+        ...
 
 
 def floor(
-    figures: Callable[[Tensor], Mapping[str, Any]],
+    figures: Measuring,
     training: DataSet,
     wanted: int,
     labels: Sequence[int] | None,
@@ -30,8 +36,10 @@ def floor(
 
     wanted: samples a draw, if there are as many. labels: those of the samples that models draw, or None.
     """
-    drawn = draws(strata(training, wanted, labels), rng)
-    each = [figures(training.take(rows)[0]) for rows in drawn]
+    groups = strata(training, wanted, labels)
+    drawn = draws(groups, rng)
+    classes = training.labels if len(groups) > 1 else None  # that every draw has as many of
+    each = [figures(training.take(rows)[0], None if classes is None else classes[rows]) for rows in drawn]
     used = np.bincount(np.concatenate(drawn))
     left = np.square(used).sum() / (len(drawn) * used.sum())  # of a draw's variance, in the mean of all
     noise = {

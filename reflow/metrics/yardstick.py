@@ -14,6 +14,7 @@ from reflow.metrics.classifier import ClassifierFeatures, kept_classifier
 from reflow.metrics.extractors import UNPREPARED, Extractor, Features
 from reflow.metrics.figures import Figures, evenly, figures_against
 from reflow.metrics.floor import floor
+from reflow.metrics.halves import Rows
 from reflow.metrics.kept import Kept, kept
 from reflow.metrics.manifold import nearest_distances
 from reflow.noise import draw_seed
@@ -36,9 +37,12 @@ class Yardstick:
     training: DataSet
     held_out: DataSet
 
-    def figures(self, samples: Tensor) -> dict[str, Any]:
-        """Return the figures of samples (N, *event) against held-out data, and their noise."""
-        return self.against.of(samples)
+    def figures(self, samples: Tensor, labels: Rows | None = None) -> dict[str, Any]:
+        """Return the figures of samples (N, *event) against held-out data, and their noise.
+
+        labels: (N,), those that the samples were drawn with, if any.
+        """
+        return self.against.of(samples, labels)
 
     def classes(self, samples: Tensor) -> dict[str, float] | None:
         """Return the share of samples in each class, by name, as the classifier sees them."""
