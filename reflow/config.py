@@ -36,8 +36,11 @@ def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     elif name_or_path.endswith(".toml"):
         try:
             text = Path(name_or_path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ReflowError(f"recipe {name_or_path} cannot be read: {error}") from error
+        except OSError as error:
+            why = error.strerror or error
+            raise ReflowError(f"recipe {name_or_path} cannot be read ({why}); give another path") from error
+        except UnicodeDecodeError as error:
+            raise ReflowError(f"recipe {name_or_path} is not text in UTF-8: {error.reason}") from error
     else:
         raise ReflowError(
             f"no recipe is called {name_or_path!r}; "

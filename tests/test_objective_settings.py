@@ -51,8 +51,9 @@ def test_another_objective_leaves_behind_what_was_chosen_for_the_first() -> None
     "changes",
     [
         ("distill.objective=regress", "distill.lr=3e-4", "distill.distance=pseudo-huber"),
+        ("distill.objective=consistency", "distill.lr=1e-3"),
         ("distill.objective=consistency", "distill.intervals=8"),
-        ("distill.lr=1e-3",),
+        ("distill.lr=2e-3",),
         ("train.steps=3", "model.dropout=0.1"),
         (),
     ],

@@ -105,6 +105,13 @@ def test_equal_runs_give_equal_pages(reflow: Command, plane: Path, page: str, tm
     assert out.read_text() == page
 
 
+def test_a_report_is_a_page(reflow: Command, plane: Path, tmp_path: Path) -> None:
+    answer = reflow("report", plane, "--out", tmp_path / "report.pdf")
+    assert answer.code == 2
+    assert "report.pdf: the report is a page; give a name that ends in .html" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_usual_chain_is_one_make_command(
     reflow: Command, chain: Path, page: str, tmp_path: Path
 ) -> None:

@@ -53,6 +53,8 @@ def run(
     models = [load_model(path).to(where) for path in paths]
     recipe = _recipe(models[0], overrides, source)
     _require_comparable(models, paths, recipe.evaluate)
+    if here.leads:
+        _say_left_out(models, paths, overrides, recipe.evaluate.nfe)
     parts = real_data(recipe, models[0], open_data_watched)
     _require_samples(parts[1])
     crew = Crew(recipe, _labels(models[0], parts[1], recipe.evaluate.samples), where, here)
@@ -96,6 +98,17 @@ def _require_comparable(models: list[Model], paths: list[Path], settings: Evalua
                 f"{path} and {paths[0]} were trained on other data, split or classes; evaluate them apart"
             )
         _methods(model, settings)
+
+
+def _say_left_out(models: list[Model], paths: list[Path], overrides: list[str], nfe: Sequence[int]) -> None:
+    """Say which models are not drawn in the numbers of evaluations that were asked for."""
+    if not any(change.startswith("evaluate.nfe=") for change in overrides):
+        return
+    for path, model in zip(paths, models, strict=True):
+        own = model.student_steps
+        if own is not None and not model.spans and set(nfe) != {own}:
+            count = f"{own} evaluation{'' if own == 1 else 's'}"
+            say(f"note: {path} was distilled to draw in {count}; the other --nfe are left out for it")
 
 
 def _require_samples(held_out: DataSet) -> None:
