@@ -146,10 +146,12 @@ def objectives(recipe: Recipe) -> dict[str, Variant]:
 
 def ablations(recipe: Recipe) -> Mapping[str, Mapping[str, Chain]]:
     """Return chains with one thing changed, by table and name."""
-    steps, few = recipe.reflow.steps, recipe.distill.steps
-    count = recipe.couple.count
-    euler = ('couple.solver="euler"', "couple.tolerance=none")
-    dropout = ("model.dropout=0.1",)
+    return ablations_of_reflow(recipe) | ablations_of_pairs(recipe) | ablations_of_students(recipe)
+
+
+def ablations_of_reflow(recipe: Recipe) -> dict[str, dict[str, Chain]]:
+    """Return those that change the reflowed model, or the base before it."""
+    steps = recipe.reflow.steps
     return {
         "initial weights of reflow": {"init-raw": Chain(start="raw"), "init-fresh": Chain(start="fresh")},
         "law of t": {
@@ -163,28 +165,50 @@ def ablations(recipe: Recipe) -> Mapping[str, Mapping[str, Chain]]:
             f"distance-{name}": Chain(reflow=(f"reflow.distance={name}",))
             for name in ("squared", "pseudo-huber")
         },
+        "coupling of the base": {
+            "transport-128": Chain(base=("train.transport=128",), measured=("base", "reflow", "distill"))
+        },
+        "steps of reflow": {
+            "reflow-steps-x0.5": Chain(reflow=(f"reflow.steps={steps // 2}",)),
+            "reflow-steps-x2": Chain(reflow=(f"reflow.steps={2 * steps}",)),
+        },
+    }
+
+
+def ablations_of_pairs(recipe: Recipe) -> dict[str, dict[str, Chain]]:
+    """Return those that change what reflow and distillation learn from."""
+    count = recipe.couple.count
+    euler = ('couple.solver="euler"', "couple.tolerance=none")
+    return {
         "number of pairs": {
             f"pairs-x{share:.3g}": Chain(pairs=(f"couple.count={round(count * share)}",))
             for share in (1 / 4, 1 / 2, 10 / 3)
         },
         "real pairs in the mixture": {f"real-{share:g}": Chain(real=share) for share in (0.1, 0.3)},
-        "coupling of the base": {
-            "transport-128": Chain(base=("train.transport=128",), measured=("base", "reflow", "distill"))
-        },
         "accuracy of the pairs": {
             "tolerance-2e-2": Chain(pairs=("couple.tolerance=0.02",)),
             "tolerance-2e-3": Chain(pairs=("couple.tolerance=0.002",)),
             "euler-4": Chain(pairs=(*euler, "couple.steps=4")),
             "euler-16": Chain(pairs=(*euler, "couple.steps=16")),
         },
-        "dropout": {
-            "dropout-reflow": Chain(reflow=dropout),  # the student inherits it
-            "dropout-distill": Chain(distill=dropout, measured=("distill",)),
+    }
+
+
+def ablations_of_students(recipe: Recipe) -> dict[str, dict[str, Chain]]:
+    """Return those that change the student alone, and dropout, which it inherits."""
+    rate, steps = recipe.distill.lr, recipe.distill.steps
+    dropout = ("model.dropout=0.1",)
+
+    def student(*changes: str) -> Chain:
+        return Chain(distill=changes, measured=("distill",))
+
+    return {
+        "learning rate of the student": {
+            f"rate-x{share:g}": student(f"distill.lr={rate * share:.3g}") for share in (0.3, 0.6, 2, 3)
         },
-        "steps": {
-            "reflow-steps-x0.5": Chain(reflow=(f"reflow.steps={steps // 2}",)),
-            "reflow-steps-x2": Chain(reflow=(f"reflow.steps={2 * steps}",)),
-            "distill-steps-x0.5": Chain(distill=(f"distill.steps={few // 2}",), measured=("distill",)),
-            "distill-steps-x2": Chain(distill=(f"distill.steps={2 * few}",), measured=("distill",)),
+        "dropout": {"dropout-reflow": Chain(reflow=dropout), "dropout-distill": student(*dropout)},
+        "steps of the student": {
+            "distill-steps-x0.5": student(f"distill.steps={steps // 2}"),
+            "distill-steps-x2": student(f"distill.steps={2 * steps}"),
         },
     }
