@@ -195,7 +195,7 @@ def ablations_of_pairs(recipe: Recipe) -> dict[str, dict[str, Chain]]:
 
 
 def ablations_of_students(recipe: Recipe) -> dict[str, dict[str, Chain]]:
-    """Return those that change the student alone, and dropout, which it inherits."""
+    """Return those that change the student alone, or the dropout that it inherits."""
     rate, steps = recipe.distill.lr, recipe.distill.steps
     dropout = ("model.dropout=0.1",)
 

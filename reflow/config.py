@@ -40,7 +40,8 @@ def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
             why = error.strerror or error
             raise ReflowError(f"recipe {name_or_path} cannot be read ({why}); give another path") from error
         except UnicodeDecodeError as error:
-            raise ReflowError(f"recipe {name_or_path} is not text in UTF-8: {error.reason}") from error
+            why = f"is not text in UTF-8 ({error.reason}); save it as such"
+            raise ReflowError(f"recipe {name_or_path} {why}") from error
     else:
         raise ReflowError(
             f"no recipe is called {name_or_path!r}; "

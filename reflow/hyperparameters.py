@@ -153,7 +153,7 @@ class ReflowSettings(VelocityFitSettings, PairFitSettings):
 
 
 # What a student learns well and stably with, by objective: measured on the digits (docs/results.md). A
-# section that leaves these out has them; mean flow with squared errors diverges at this rate.
+# section that leaves these out has them; mean flow with squared errors diverges at 1e-3.
 LEARNS_WITH: dict[str, dict[str, str | float]] = {
     "regress": {"distance": "squared", "lr": 1e-3},
     "consistency": {"distance": "pseudo-huber", "lr": 3e-4},

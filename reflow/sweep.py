@@ -88,7 +88,7 @@ class Sweep:
             "solver": method.solver,
             "tolerance": method.tolerance,
         }
-        found: Result = {"figure": how | self.measure.figures(x1, self._labels(len(x1)))}
+        found: Result = {"figure": how | self.measure.figures(x1, self._labels())}
         if method == usual_method(task.model):
             found |= self._more(x1)
         seconds = {
@@ -97,10 +97,9 @@ class Sweep:
         }
         return found | {"times": how | seconds}
 
-    def _labels(self, count: int) -> Rows | None:
-        """Return the labels of so many samples, which take them in turn."""
-        labels = self.crew.labels
-        return None if labels is None else np.resize(np.array(labels, dtype=np.int64), count)
+    def _labels(self) -> Rows | None:
+        """Return the labels of the samples, of which the crew has one for each."""
+        return None if self.crew.labels is None else np.array(self.crew.labels)
 
     def _more(self, samples: Tensor) -> Result:
         """Return what is told of a model's usual samples alone."""
@@ -145,6 +144,7 @@ class Sweep:
             "model": task.model.digest,
             "method": method,
             "seed": recipe.seed,
+            "halves": "random" if self.crew.labels is None else "of each class",
             "batch": settings.batch,
             "device": self.crew.device.type,
             "classifier": None if classifier is None else classifier.digest,

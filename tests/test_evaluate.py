@@ -72,6 +72,20 @@ def test_real_data_covers_real_data_and_noise_covers_nothing() -> None:
     assert stick.figures(mean.expand_as(real))["recall"] == 0
 
 
+def test_the_noise_of_samples_with_labels_leaves_out_what_classes_add() -> None:
+    """Ones are moved out of sight, so that all figures hang on how many there are."""
+    stick, training, _ = measure(samples=300)
+    assert training.labels is not None
+    chosen = np.flatnonzero(training.labels <= 1)[:200]
+    labels = np.tile(training.labels[chosen], 3)
+    samples = training.take(chosen)[0].tile(3, 1, 1, 1) + 3 * torch.from_numpy(labels)[:, None, None, None]
+    assert len(samples) > len(stick.against.balls)
+    random, own = (stick.figures(samples, told)["noise"] for told in (None, labels))
+    for name in ("sliced_wasserstein", "frechet_classifier"):
+        assert own[name] < random[name] / 3, name
+    assert own["precision"] < random["precision"] / 1.5  # noughts are not all precise
+
+
 def test_evaluate_reports_what_scikit_learn_finds_on_vectors(reflow: Command, tmp_path: Path) -> None:
     quick = ("train.steps=30", "model.width=8", "data.points=400", "evaluate.samples=150")
     changes = [word for change in quick for word in ("--set", change)]

@@ -80,7 +80,7 @@ def test_a_half_has_half_of_every_class(labels: list[int]) -> None:
 
 
 def test_the_noise_of_samples_with_labels_is_that_of_sets_with_the_same_labels() -> None:
-    """Classes far apart: random halves would say eleven times as much."""
+    """Classes far apart: random halves would say ten times as much."""
     labels = np.arange(400) % 2
     noise, random, found = [], [], []
     for seed in range(300):

@@ -38,7 +38,7 @@ def floor(
     """
     groups = strata(training, wanted, labels)
     drawn = draws(groups, rng)
-    classes = training.labels if len(groups) > 1 else None  # that every draw has as many of
+    classes = training.labels if len(groups) > 1 else None  # of which every draw has as many
     each = [figures(training.take(rows)[0], None if classes is None else classes[rows]) for rows in drawn]
     used = np.bincount(np.concatenate(drawn))
     left = np.square(used).sum() / (len(drawn) * used.sum())  # of a draw's variance, in the mean of all

@@ -40,7 +40,8 @@ def with_noise(count: int, measure: Measure, rng: np.random.Generator, labels: R
 def half(count: int, rng: np.random.Generator, labels: Rows | None = None) -> Rows:
     """Return half of the rows at random, in order.
 
-    labels: (count,); half of each class then, to within one.
+    labels: (count,); half of each class then, to within one. Classes should have several samples: what
+    an odd one adds is left to chance.
     """
     rows = rng.permutation(count)
     if labels is None:

@@ -102,13 +102,13 @@ def _require_comparable(models: list[Model], paths: list[Path], settings: Evalua
 
 def _say_left_out(models: list[Model], paths: list[Path], overrides: list[str], nfe: Sequence[int]) -> None:
     """Say which models are not drawn in the numbers of evaluations that were asked for."""
-    if not any(change.startswith("evaluate.nfe=") for change in overrides):
+    if not any(change.partition("=")[0].strip() == "evaluate.nfe" for change in overrides):
         return
     for path, model in zip(paths, models, strict=True):
         own = model.student_steps
         if own is not None and not model.spans and set(nfe) != {own}:
             count = f"{own} evaluation{'' if own == 1 else 's'}"
-            say(f"note: {path} was distilled to draw in {count}; the other --nfe are left out for it")
+            say(f"note: {path} was distilled to draw in {count}; it is not drawn in others")
 
 
 def _require_samples(held_out: DataSet) -> None:

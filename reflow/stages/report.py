@@ -23,13 +23,11 @@ from reflow.reporting.progress import say
 from reflow.reporting.run import Run, open_run
 from reflow.reporting.strips import strips_of
 
-PAGES = (".html", ".htm")
-
 
 def run(folders: Sequence[Path], *, out: Path, device: str) -> None:
     """Write the page about the runs in `folders` to `out`."""
     where = choose_device(device)
-    if out.suffix not in PAGES:
+    if out.suffix != ".html":
         raise UsageError(f"--out {out}: the report is a page; give a name that ends in .html")
     prepare(out)
     _require_different(folders)
