@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command, artifacts, digests, one_line, start
+from conftest import Command, digests, one_line, require_same_pairs, start
 from files import made
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +36,7 @@ def test_parts_one_after_the_other_make_the_same_pairs_and_the_last_writes_the_i
         assert (tmp_path / "pairs.json").exists() == (done == 3)
         left = f"part {part}/3 is complete; other parts have {3 - done} of 3 shards still to make"
         assert (left in answer.err) == (done < 3)
-    assert artifacts(tmp_path) == artifacts(chain / "pairs")
+    require_same_pairs(tmp_path, chain / "pairs")
 
 
 def test_a_job_without_part_completes_what_parts_left(reflow: Command, chain: Path, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_job_without_part_completes_what_parts_left(reflow: Command, chain: Pa
     before = made_by_part.stat().st_mtime_ns
     (tmp_path / f".{made_by_part.name}.0123456789abcdef.part").touch()  # as a killed job leaves it
     assert reflow("couple", chain / "base", "--out", tmp_path).code == 0
-    assert artifacts(tmp_path) == artifacts(chain / "pairs")
+    require_same_pairs(tmp_path, chain / "pairs")
     assert made_by_part.stat().st_mtime_ns == before
     assert not list(tmp_path.glob(".*.part"))
 
@@ -61,7 +61,7 @@ def test_a_job_without_part_checks_what_parts_left(reflow: Command, chain: Path,
 def test_parts_at_the_same_time_make_the_same_pairs(chain: Path, tmp_path: Path) -> None:
     jobs = [start("couple", chain / "base", "--out", tmp_path, "--part", f"{i}/3") for i in (1, 2, 3)]
     assert [job.wait() for job in jobs] == [0, 0, 0]
-    assert artifacts(tmp_path) == artifacts(chain / "pairs")
+    require_same_pairs(tmp_path, chain / "pairs")
 
 
 def test_processes_of_torchrun_make_the_same_pairs(chain: Path, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_processes_of_torchrun_make_the_same_pairs(chain: Path, tmp_path: Path) 
         [*launch, "couple", chain / "base", "--out", tmp_path], capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
-    assert artifacts(tmp_path) == artifacts(chain / "pairs")
+    require_same_pairs(tmp_path, chain / "pairs")
     said = answer.stderr  # how each ended: before the other, or with all pairs there
     assert said.count("is complete; other parts have") + said.count("evaluations each on average") == 2
 
@@ -101,7 +101,7 @@ def test_two_jobs_on_one_part_are_one_too_many(reflow: Command, chain: Path, tmp
     with claim(tmp_path, "pairs", fresh=False):
         assert "being written by another reflow" in one_line(reflow(*arguments, "--part", "1/3"))
     assert reflow(*arguments).code == 0
-    assert artifacts(tmp_path) == artifacts(chain / "pairs")
+    require_same_pairs(tmp_path, chain / "pairs")
 
 
 HEADER = Header("pairs", "couple", 1, {}, {}, {"event": [1, 4, 4], "classes": None})
