@@ -163,7 +163,7 @@ def ablations_of_reflow(recipe: Recipe) -> dict[str, dict[str, Chain]]:
         },
         "distance": {
             f"distance-{name}": Chain(reflow=(f"reflow.distance={name}",))
-            for name in ("squared", "pseudo-huber")
+            for name in ("squared", "absolute", "pseudo-huber")
         },
         "coupling of the base": {
             "transport-128": Chain(base=("train.transport=128",), measured=("base", "reflow", "distill"))

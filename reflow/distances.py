@@ -15,6 +15,11 @@ def squared(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().flatten(1).mean(1)
 
 
+def absolute(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference: a small error in many places counts as much as a large one in few."""
+    return (a - b).abs().flatten(1).mean(1)
+
+
 def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
     """(sqrt(|a - b|^2 + c^2) - c) / d with c = 0.00054 d, in d dimensions: large errors count linearly.
 
@@ -35,4 +40,8 @@ def added(*distances: Distance) -> Distance:
     return distance
 
 
-DISTANCES: dict[str, Distance] = {"squared": squared, "pseudo-huber": pseudo_huber}
+DISTANCES: dict[str, Distance] = {
+    "squared": squared,
+    "absolute": absolute,
+    "pseudo-huber": pseudo_huber,
+}

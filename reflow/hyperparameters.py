@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from reflow.sections import Count, Positive, Settings
 
-DistanceName = Literal["squared", "pseudo-huber"]
+DistanceName = Literal["squared", "absolute", "pseudo-huber"]
 
 
 class FitSettings(Settings):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reflow.distances import DISTANCES, pseudo_huber, squared
+from reflow.distances import DISTANCES, absolute, pseudo_huber, squared
 from reflow.hyperparameters import DistillSettings, VelocityFitSettings
 
 SHAPES = [(5, 2), (4, 1, 8, 8), (3, 3, 4, 6)]
@@ -31,6 +31,13 @@ def test_squared_is_the_mean_squared_difference(shape: tuple[int, ...]) -> None:
     a, b = two(shape)
     wanted = ((a.numpy() - b.numpy()) ** 2).reshape(len(a), -1).mean(axis=1)
     np.testing.assert_allclose(squared(a, b).numpy(), wanted, rtol=1e-13)  # rounding
+
+
+@shapes
+def test_absolute_is_the_mean_absolute_difference(shape: tuple[int, ...]) -> None:
+    a, b = two(shape)
+    wanted = np.abs(a.numpy() - b.numpy()).reshape(len(a), -1).mean(axis=1)
+    np.testing.assert_allclose(absolute(a, b).numpy(), wanted, rtol=1e-13)  # rounding
 
 
 @shapes

@@ -28,6 +28,7 @@ from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 from reflow.sweep import Sweep, Task
 
 TIMES_SCHEMA = 1  # of the file with the times
+OF_FLOWS = ("solver", "tolerances", "likelihood")  # settings that do nothing to students
 NUMBERING = "sample i has noise i: Philox, key (seed, stream), counter i"
 
 Result = dict[str, Any]
@@ -54,7 +55,7 @@ def run(
     recipe = _recipe(models[0], overrides, source)
     _require_comparable(models, paths, recipe.evaluate)
     if here.leads:
-        _say_left_out(models, paths, overrides, recipe.evaluate.nfe)
+        _say_left_out(models, paths, overrides, recipe.evaluate)
     parts = real_data(recipe, models[0], open_data_watched)
     _require_samples(parts[1])
     crew = Crew(recipe, _labels(models[0], parts[1], recipe.evaluate.samples), where, here)
@@ -100,15 +101,21 @@ def _require_comparable(models: list[Model], paths: list[Path], settings: Evalua
         _methods(model, settings)
 
 
-def _say_left_out(models: list[Model], paths: list[Path], overrides: list[str], nfe: Sequence[int]) -> None:
-    """Say which models are not drawn in the numbers of evaluations that were asked for."""
-    if not any(change.partition("=")[0].strip() == "evaluate.nfe" for change in overrides):
-        return
+def _say_left_out(
+    models: list[Model], paths: list[Path], overrides: list[str], settings: EvaluateSettings
+) -> None:
+    """Say what was asked for and does nothing to students, which have no flow but Euler steps."""
+    asked = {change.partition("=")[0].strip() for change in overrides}
+    flows = [name for name in OF_FLOWS if f"evaluate.{name}" in asked]
     for path, model in zip(paths, models, strict=True):
         own = model.student_steps
-        if own is not None and not model.spans and set(nfe) != {own}:
+        if own is None:
+            continue
+        if "evaluate.nfe" in asked and not model.spans and set(settings.nfe) != {own}:
             count = f"{own} evaluation{'' if own == 1 else 's'}"
             say(f"note: {path} was distilled to draw in {count}; it is not drawn in others")
+        if flows:
+            say(f"note: {path} is a student, which draws in Euler steps: not for it: {', '.join(flows)}")
 
 
 def _require_samples(held_out: DataSet) -> None:
