@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reflow.config import override
+from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
 from reflow.hyperparameters import LEARNS_WITH
 from reflow.settings import Recipe
@@ -161,10 +162,7 @@ def ablations_of_reflow(recipe: Recipe) -> dict[str, dict[str, Chain]]:
             "times-u4": Chain(reflow=('reflow.times="u-shaped"', "reflow.sharpness=4.0")),
             "times-u6": Chain(reflow=('reflow.times="u-shaped"', "reflow.sharpness=6.0")),
         },
-        "distance": {
-            f"distance-{name}": Chain(reflow=(f"reflow.distance={name}",))
-            for name in ("squared", "absolute", "pseudo-huber")
-        },
+        "distance": {f"distance-{name}": Chain(reflow=(f"reflow.distance={name}",)) for name in DISTANCES},
         "coupling of the base": {
             "transport-128": Chain(base=("train.transport=128",), measured=("base", "reflow", "distill"))
         },
@@ -205,6 +203,9 @@ def ablations_of_students(recipe: Recipe) -> dict[str, dict[str, Chain]]:
     return {
         "learning rate of the student": {
             f"rate-x{share:g}": student(f"distill.lr={rate * share:.3g}") for share in (0.3, 0.6, 2, 3)
+        },
+        "distance of the student": {
+            f"student-{name}": student(f"distill.distance={name}") for name in DISTANCES
         },
         "dropout": {"dropout-reflow": Chain(reflow=dropout), "dropout-distill": student(*dropout)},
         "steps of the student": {

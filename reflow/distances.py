@@ -1,4 +1,4 @@
-"""Distances: what compares predicted and target velocity, per sample.
+"""Distances: what compares predicted and target velocity or image, per sample.
 
 Each takes two tensors (B, *event) and returns (B,), averaged over the event so that the scale does
 not depend on the image size.
@@ -16,7 +16,7 @@ def squared(a: Tensor, b: Tensor) -> Tensor:
 
 
 def absolute(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference: a small error in many places counts as much as a large one in few."""
+    """Mean absolute difference: ten errors of 0.1 count as much as one of 1."""
     return (a - b).abs().flatten(1).mean(1)
 
 

@@ -98,7 +98,11 @@ class VelocityFitSettings(FitSettings):
     sharpness: Annotated[float, Field(gt=0, le=100)] = Field(
         4.0, description="parameter a of the law when times = u-shaped"
     )
-    distance: DistanceName = Field("squared", description="what compares velocities")
+    distance: DistanceName = Field(
+        "squared",
+        description="what compares velocities; on independent noise and data only squared leads to the "
+        "data's law, as it is least at their mean",
+    )
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
         exclude_if=lambda share: share == 0,  # headers without it keep the bytes they always had

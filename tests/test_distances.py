@@ -40,6 +40,13 @@ def test_absolute_is_the_mean_absolute_difference(shape: tuple[int, ...]) -> Non
     np.testing.assert_allclose(absolute(a, b).numpy(), wanted, rtol=1e-13)  # rounding
 
 
+@pytest.mark.parametrize(("name", "wanted"), [("squared", 1 / 3), ("absolute", 0.0)])
+def test_squared_is_least_at_a_mean_and_absolute_at_a_median(name: str, wanted: float) -> None:
+    targets, guesses = torch.tensor([[0.0], [0.0], [1.0]]), torch.linspace(-0.5, 1.5, 601)
+    loss = torch.stack([DISTANCES[name](guess.expand(3, 1), targets).mean() for guess in guesses])
+    assert float(guesses[loss.argmin()]) == pytest.approx(wanted, abs=2 / 600)  # the grid
+
+
 @shapes
 def test_pseudo_huber_is_the_published_formula(shape: tuple[int, ...]) -> None:
     a, b = two(shape)

@@ -28,7 +28,7 @@ from reflow.settings import EvaluateSettings, Recipe, SolverSettings
 from reflow.sweep import Sweep, Task
 
 TIMES_SCHEMA = 1  # of the file with the times
-OF_FLOWS = ("solver", "tolerances", "likelihood")  # settings that do nothing to students
+OF_FLOWS = ("solver", "tolerances", "likelihood")  # ways to draw and looks that students do not have
 NUMBERING = "sample i has noise i: Philox, key (seed, stream), counter i"
 
 Result = dict[str, Any]
@@ -104,9 +104,14 @@ def _require_comparable(models: list[Model], paths: list[Path], settings: Evalua
 def _say_left_out(
     models: list[Model], paths: list[Path], overrides: list[str], settings: EvaluateSettings
 ) -> None:
-    """Say what was asked for and does nothing to students, which have no flow but Euler steps."""
+    """Say what was asked for but changes nothing for students: they draw in Euler steps, without a flow."""
     asked = {change.partition("=")[0].strip() for change in overrides}
-    flows = [name for name in OF_FLOWS if f"evaluate.{name}" in asked]
+    usual = {name: EvaluateSettings.model_fields[name].default for name in OF_FLOWS}
+    unused = [
+        f"evaluate.{name}"
+        for name in OF_FLOWS
+        if f"evaluate.{name}" in asked and getattr(settings, name) != usual[name]
+    ]
     for path, model in zip(paths, models, strict=True):
         own = model.student_steps
         if own is None:
@@ -114,8 +119,11 @@ def _say_left_out(
         if "evaluate.nfe" in asked and not model.spans and set(settings.nfe) != {own}:
             count = f"{own} evaluation{'' if own == 1 else 's'}"
             say(f"note: {path} was distilled to draw in {count}; it is not drawn in others")
-        if flows:
-            say(f"note: {path} is a student, which draws in Euler steps: not for it: {', '.join(flows)}")
+        if unused:
+            say(
+                f"note: {path} is a student and draws in Euler steps only, so {' and '.join(unused)} "
+                "changed nothing for it; evaluate the model that it came from"
+            )
 
 
 def _require_samples(held_out: DataSet) -> None:
