@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from conftest import TINY, artifacts
 from test_distributed import TORCHRUN, environment
 
@@ -50,6 +52,7 @@ def wait_for_a_newer_state(job: subprocess.Popen[str], out: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.timeout(480)  # eight processes start, for which loaded cores took longer than the usual limit
 def test_killed_and_interrupted_workers_end_in_the_model_of_undisturbed_ones(tmp_path: Path) -> None:
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
     job = begin(calm)
