@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from conftest import TINY, artifacts
 from test_distributed import TORCHRUN, environment
 
