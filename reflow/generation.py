@@ -194,7 +194,7 @@ def fixed_method(model: Model, nfe: int, solver: str = "euler") -> SolverSetting
     own = model.student_steps
     if own is not None and not model.spans and (nfe, solver) != (own, "euler"):
         raise ReflowError(
-            f"this model was distilled for {model.student_steps} Euler steps and draws nothing else; "
+            f"this model was distilled to draw in {_steps(own)} and draws nothing else; "
             f"use --nfe {model.student_steps}, or the model it came from"
         )
     return solver_settings(solver, steps=steps_for(solver, nfe), tolerance=None)
@@ -221,8 +221,12 @@ def tolerant_method(model: Model, tolerance: float, solver: str | None = None) -
         )
     if model.student_steps is not None:
         raise ReflowError(
-            f"this model was distilled for {model.student_steps} Euler steps and takes no tolerance"
+            f"this model was distilled to draw in {_steps(model.student_steps)} and takes no tolerance"
         )
     if solver is not None and solver not in {*PER_SAMPLE, CALIBRATED}:
         raise ReflowError(f"--solver {solver} takes --steps or --nfe, not --tolerance")
     return solver_settings(solver or CALIBRATED, steps=None, tolerance=tolerance)
+
+
+def _steps(count: int) -> str:
+    return f"{count} Euler step{'' if count == 1 else 's'}"

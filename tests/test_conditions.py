@@ -54,7 +54,7 @@ def test_other_names_and_numbers_are_refused_with_those_there_are(name: str) -> 
 
 def test_students_take_no_tolerance_and_are_told_in_how_many_steps_they_draw() -> None:
     for more, steps in (
-        ({}, "for 1 Euler steps"),
+        ({}, "to draw in 1 Euler step and"),
         ({"spans": True}, "for Euler steps, in any number; give"),
     ):
         header = Header(
