@@ -32,7 +32,7 @@ from torch import Tensor
 
 from reflow.devices import choose_device
 from reflow.flow import VelocityField
-from reflow.noise import noise
+from reflow.randomness import noise
 from reflow.solvers.pilot import Pilot, calibrate, samples_for
 from reflow.solvers.solution import follow
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from reflow.data import DataSet, decoding, open_data
 from reflow.data.workers import processors
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 BATCH, DRAWS = 128, 200
 

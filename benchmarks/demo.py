@@ -15,7 +15,7 @@ import torch
 
 from reflow import integrate, load_model
 from reflow.models import Model
-from reflow.noise import noise
+from reflow.randomness import noise
 from reflow.solvers.plan import steps_for
 from reflow.solvers.solution import Solution
 

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reflow.architectures import UnetSettings
 from reflow.couplings import Independent
 from reflow.data.dataset import DataSet
 from reflow.data.digits import digits
 from reflow.devices import keep_freed_memory
-from reflow.fit import Fit
-from reflow.hyperparameters import VelocityFitSettings
 from reflow.models import build
 from reflow.models.preconditioning import Preconditioned
-from reflow.stages.train import objective_of
+from reflow.objectives import objective_of
+from reflow.recipes.network import UnetSettings
+from reflow.recipes.training import VelocityFitSettings
+from reflow.training.fit import Fit
 
 Work = Callable[[], object]
 Loop = Callable[[int], object]  # runs so many steps

@@ -24,8 +24,8 @@ from safetensors import safe_open
 from reflow.artifacts import Header
 from reflow.couplings import Mixture, Order, Stored
 from reflow.flow import Pair
-from reflow.noise import noise
-from reflow.pairs import PairStore, open_pairs, shard_name, write_index, write_shard
+from reflow.pairs.store import PairStore, open_pairs, shard_name, write_index, write_shard
+from reflow.randomness import noise
 
 EVENT, COUNT, BATCH, DRAWS = (1, 28, 28), 200_000, 256, 2000
 

@@ -19,11 +19,11 @@ from ours import CPU, SETTINGS, our_fit
 from rounds import table
 
 from reflow.couplings import Coupling, Independent
+from reflow.couplings.transport import Transported
 from reflow.data import DataSet, open_data
-from reflow.draws import draws
 from reflow.flow import Pair
-from reflow.settings import DataSettings
-from reflow.transport import Transported
+from reflow.randomness import draws
+from reflow.recipes.recipe import DataSettings
 
 GROUPS = (128, 256, 512)
 

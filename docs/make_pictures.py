@@ -12,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 
 from reflow import load_model
-from reflow.generation import fixed_method, generate
-from reflow.reporting.pictures import grid
-from reflow.reporting.plots import to_png
+from reflow.pictures import grid
+from reflow.plots import to_png
+from reflow.sampling.generate import generate
+from reflow.sampling.methods import fixed_method
 
 SHOWN = (("base", 100), ("base", 1), ("reflow", 1), ("distill", 1))
 ROWS = 7

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from reflow.config import built_in_recipes, read_recipe, settings_table
-from reflow.settings import ModelSettings, Recipe
+from reflow.recipes.read import built_in_recipes, read_recipe, settings_table
+from reflow.recipes.recipe import ModelSettings, Recipe
 
 HEAD = """# Recipes
 

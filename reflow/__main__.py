@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from reflow.cli import app
+from reflow.cli.app import app
 from reflow.errors import Interrupted, ReflowError, UsageError
 
 DEBUG = "--debug"

@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reflow.data import SETS
 from reflow.errors import ReflowError
-from reflow.hyperparameters import DistillSettings, FitSettings
 from reflow.models import build
-from reflow.settings import CoupleSettings, DataSettings, ModelSettings, Recipe
+from reflow.recipes.recipe import CoupleSettings, DataSettings, ModelSettings, Recipe
+from reflow.recipes.training import DistillSettings, FitSettings
+from reflow.solvers.fixed_grid import METHODS
 from reflow.solvers.grids import GRIDS
-from reflow.solvers.rows import METHODS
 
 ASSUMED_NFE = 25  # of a pair at a tolerance; the digits take 24 at the usual one (README.md)
 ASSUMED_CLASSES = 10

@@ -1,14 +1,12 @@
-"""Where the networks run."""
+"""Where the networks run, and tensors on their way there."""
 
 import ctypes
 import platform
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from reflow.errors import ReflowError, UsageError
-from reflow.flow import VelocityField
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt, in bytes
 
@@ -64,42 +62,8 @@ def most_precise(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-@dataclass(frozen=True)
-class Rounded:
-    """A field whose network is computed in 16 bits by autocast."""
-
-    field: VelocityField
-    device: str
-    dtype: torch.dtype
-
-    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor) -> Tensor:
-        """Return v(x, t) in float32; until: of fields that know average velocities."""
-        with torch.autocast(self.device, self.dtype):
-            return self.field(x, t, label, *until).float()
-
-
-def in_precision(field: VelocityField, precision: str, device: torch.device) -> VelocityField:
-    """Return the field with its network computed in this precision (autocast) and float32 outside.
-
-    Raises ReflowError for a precision that the device lacks or only emulates, many times slower.
-    """
-    if precision == "float32":
-        return field
-    if precision == "tf32":
-        if device.type != "cuda":
-            raise ReflowError("precision tf32 is for NVIDIA GPUs; here use float32")
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        return field
-    dtype = getattr(torch, precision)
-    if device.type == "cpu" and dtype == torch.float16:
-        raise ReflowError("precision float16 is for GPUs; on a CPU use bfloat16 or float32")
-    slow = {
-        "cpu": lambda: not torch.cpu._is_avx512_bf16_supported(),
-        "cuda": lambda: not torch.cuda.is_bf16_supported(including_emulation=False),
-    }
-    if dtype == torch.bfloat16 and device.type in slow and slow[device.type]():
-        raise ReflowError(
-            f"precision {precision}: this {device.type} device only emulates it, many times slower; "
-            "leave it at float32"
-        )
-    return Rounded(field, device.type, dtype)
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on the device, without waiting for the copy where that is possible."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from reflow.draws import Draws
+from reflow.randomness import Draws
 
 
 class VelocityField(Protocol):

@@ -18,10 +18,10 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from reflow.draws import Draws
 from reflow.errors import ReflowError
 from reflow.flow import Losses, Objective, Pair, VelocityField, per_sample, times_of
-from reflow.settings import GuidanceSettings
+from reflow.randomness import Draws
+from reflow.recipes.recipe import GuidanceSettings
 
 
 class LabelledField(VelocityField, Protocol):

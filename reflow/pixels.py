@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reflow.noise import uniform
+from reflow.randomness import uniform
 
 HALF = 127.5  # the range of bytes over that of what is seen
 LEVEL = 1 / HALF  # width of one of 256 levels, as seen

@@ -6,25 +6,25 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Command, one_line
+from commands import TINY, Command, one_line
 from fields import batch_of
 from fits import rng
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from reflow.architectures import DitSettings, MlpSettings, UnetSettings
 from reflow.artifacts import PAIRS, read_header, tensor_layout
-from reflow.config import built_in_recipes, read_recipe
 from reflow.cost import bytes_of, cost_of, network_of, nfe_of, samples_of
 from reflow.data import BUILT_IN, SETS, fashion, open_data
-from reflow.distances import squared
-from reflow.distillation import STUDENTS
 from reflow.errors import ReflowError
 from reflow.flow import Pair, VelocityField
 from reflow.models import build
 from reflow.models.checkpointing import checkpoint_activations
-from reflow.pairs import read_index
-from reflow.settings import FIXED_SOLVERS, CoupleSettings, DataSettings
+from reflow.objectives.distances import squared
+from reflow.objectives.distillation import STUDENTS
+from reflow.pairs.store import read_index
+from reflow.recipes.network import DitSettings, MlpSettings, UnetSettings
+from reflow.recipes.read import built_in_recipes, read_recipe
+from reflow.recipes.recipe import FIXED_SOLVERS, CoupleSettings, DataSettings
 from reflow.solvers import integrate
 
 UNET = UnetSettings(kind="unet", channels=16, multipliers=(1, 2), blocks=1, attention=(4,), patch=2)

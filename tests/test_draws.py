@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reflow.draws import Draws, draws
+from reflow.randomness import Draws, draws
 
 CPU = torch.device("cpu")
 BATCH = 12

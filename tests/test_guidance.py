@@ -11,7 +11,7 @@ from torch import Tensor
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
 from reflow.guidance import Guided, evaluations_per_call, guided
-from reflow.settings import GuidanceSettings, SolverSettings
+from reflow.recipes.recipe import GuidanceSettings, SolverSettings
 from reflow.solvers import integrate
 
 MEANS = torch.tensor([[0.8, 0.2], [-0.6, -0.4]], dtype=torch.float64)

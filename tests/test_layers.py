@@ -1,80 +1,94 @@
-"""The architecture holds: imports go down only, and asking for help is cheap."""
+"""The architecture holds: imports go down, files and functions are small, and help is cheap."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "reflow"
-LAYERS = [  # from the top; a module imports its own part or lower layers
-    ["__main__"],
-    ["cli"],
-    ["options", "arguments"],
-    ["stages"],
-    ["training", "sweep"],
-    ["followers"],
-    ["reporting", "states", "log", "validation"],
-    ["fit", "distillation"],
-    ["ahead", "tally", "parallel", "weighting"],
-    ["mixtures", "crew"],
-    ["generation", "lineage", "survey", "shelf", "collapse"],
-    ["metrics", "cost"],
-    ["transport"],
-    ["models", "couplings", "solvers", "data"],
-    ["shardset", "snapshots"],
-    ["pairs", "workspace", "finished", "outputs", "devices", "ema", "averages", "interruption"],
-    ["shards"],
-    ["artifacts"],
-    ["times", "distances", "perceptual", "permutations", "pixels", "guidance", "distributed"],
-    ["flow"],
-    ["draws"],
-    ["noise", "moving", "borrowed"],
-    ["config", "recipes"],
-    ["settings"],
-    ["architectures", "hyperparameters"],
-    ["sections"],
-    ["errors"],
-]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+LAYERS = """
+    __main__
+    cli
+    stages
+    inputs, report
+    evaluation, pairs
+    metrics, training
+    cost, objectives, sampling
+    couplings, data, guidance, models, precision, signals, solvers
+    flow, pixels
+    artifacts, randomness
+    devices, distributed, extras, recipes
+    errors, pictures, plots, terminal
+"""  # from the top; a part imports itself and lower rows
+ROWS = [row.split(", ") for row in LAYERS.split("\n    ")[1:]]
+RANK = {name.strip(): rank for rank, names in enumerate(ROWS) for name in names}
+LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
 HEAVY = {"torch", "numpy", "scipy", "matplotlib", "PIL", "sklearn"}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def imported(path: Path) -> set[str]:
-    """Return the parts of reflow that a module names in any import, at the top or inside functions."""
-    found = set()
+def imported(path: Path) -> Iterator[str]:
+    """Yield the modules of reflow that a module names in any import, at the top or inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "reflow":
-                names = [f"reflow.{alias.name}" for alias in node.names if alias.name != "__version__"]
-        found |= {name.split(".")[1] for name in names if name.startswith("reflow.")}
-    return found
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("reflow."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "reflow":
+            yield from (f"reflow.{alias.name}" for alias in node.names if alias.name != "__version__")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("reflow."):
+            yield node.module
 
 
 def part(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+def parts_imported(path: Path) -> set[str]:
+    return {module.split(".")[1] for module in imported(path)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down_only(path: Path) -> None:
-    own = part(path)
-    for other in imported(path):
-        assert other == own or RANK[other] > RANK[own], f"{own} imports {other}"
-
-
-def test_every_module_has_a_layer() -> None:
+def test_the_package_is_the_twelve_rows() -> None:
+    assert len(ROWS) == 12
     assert {part(path) for path in MODULES} == set(RANK)
+
+
+def test_imports_go_down_only() -> None:
+    violations = [
+        f"{path.relative_to(PACKAGE)} imports {other}"
+        for path in MODULES
+        for other in sorted(parts_imported(path))
+        if other != part(path) and RANK[other] <= RANK[part(path)]
+    ]
+    assert not violations
+
+
+def test_no_cycle_between_packages() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        graph.setdefault(part(path), set()).update(parts_imported(path) - {part(path)})
+    assert len(list(TopologicalSorter(graph).static_order())) == len(graph)  # a cycle raises
 
 
 def test_stages_never_import_each_other() -> None:
     for path in (PACKAGE / "stages").glob("*.py"):
-        assert "stages" not in imported(path), path
+        assert "stages" not in parts_imported(path), path
+
+
+def test_files_and_functions_are_small() -> None:
+    long = []
+    for path in MODULES:
+        text = path.read_text()
+        if (lines := text.count("\n")) > LONGEST_FILE:
+            long.append(f"{path.relative_to(PACKAGE)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    long.append(f"{path.relative_to(PACKAGE)}: {node.name} has {lines} lines")
+    assert not long
 
 
 @pytest.mark.parametrize(

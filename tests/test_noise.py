@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from reflow.noise import draw_seed, generator, noise
+from reflow.randomness import draw_seed, generator, noise
 
 CPU = torch.device("cpu")
 BIG = 2**63 - 1  # the largest seed of a recipe

@@ -12,19 +12,19 @@ from typing import NamedTuple
 import numpy as np
 
 from reflow.data.cache import open_cached
-from reflow.data.contents import Format, Part, Watch
 from reflow.data.dataset import DataSet, split
 from reflow.data.digits import digits
 from reflow.data.fashion import IDX_FOLDER, fashion_mnist
 from reflow.data.folder import files_of_folder, read_folder
+from reflow.data.formats import Format, Part, Watch
 from reflow.data.hub import HUB, SAVED, from_hub, is_saved
 from reflow.data.idx import files_of_idx, is_idx_folder, read_idx
 from reflow.data.images import refit, refuse_image_settings
 from reflow.data.npz import read_npz
 from reflow.data.toys import CLASSES, TOYS, toy
-from reflow.data.zipped import read_zip
+from reflow.data.zip import read_zip
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 __all__ = ["BUILT_IN", "SETS", "DataSet", "Watch", "open_data", "split"]
 

@@ -18,22 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reflow.artifacts import (
-    Header,
-    canonical,
-    keep_names,
-    read_header,
-    tensor_layout,
-    write_atomically,
-)
-from reflow.data.contents import Format, Watch, listing
+from reflow.artifacts import Header, canonical, read_header, tensor_layout
+from reflow.artifacts.files import held, keep_names, write_atomically
 from reflow.data.dataset import DataSet
 from reflow.data.decoding import Skipped, fill, labels_left
 from reflow.data.fingerprint import Stamp, content_key, recall, remember, stamp
-from reflow.data.growing import DTYPES, Growing, writing_cache
+from reflow.data.formats import Format, Watch, listing
+from reflow.data.writer import DTYPES, Growing, writing_cache
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
-from reflow.workspace import held
+from reflow.recipes.recipe import DataSettings
 
 DECODER = 1  # to be raised when sources decode to other bytes than before
 DECODING = ("size", "mode", "skip_corrupt")  # the settings that matter

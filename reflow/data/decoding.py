@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reflow.data.contents import Contents, Corrupt, Part, Watch, listing
-from reflow.data.growing import Growing
+from reflow.data.formats import Contents, Corrupt, Part, Watch, listing
 from reflow.data.workers import in_order, processes, processors
+from reflow.data.writer import Growing
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 PARALLEL_BYTES = 1 << 22  # fewer are decoded before other processes have started
 

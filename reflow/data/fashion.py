@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from reflow.data.cache import open_cached
-from reflow.data.contents import Format, Watch
 from reflow.data.dataset import DataSet
+from reflow.data.formats import Format, Watch
 from reflow.data.idx import files_of_idx_folder, read_idx_folder
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 PLACE = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = (

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from reflow.artifacts import canonical, write_atomically
-from reflow.data.contents import Watch
+from reflow.artifacts import canonical
+from reflow.artifacts.files import write_atomically
+from reflow.data.formats import Watch
 from reflow.data.workers import in_order, processors
 from reflow.errors import ReflowError
 

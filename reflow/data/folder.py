@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reflow.data.contents import Block, Contents, Corrupt, Part, images_per_block
+from reflow.data.formats import Block, Contents, Corrupt, Part, images_per_block
 from reflow.data.images import SUFFIXES, decode_all, reason
-from reflow.data.zipped import edm_labels
+from reflow.data.zip import edm_labels
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 INDEX = "dataset.json"
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reflow.data.contents import Block, Contents, Format, images_per_block
+from reflow.data.formats import Block, Contents, Format, images_per_block
 from reflow.data.images import decode_all, reason
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reflow.data.contents import BLOCK, Contents, rows_per_block
 from reflow.data.dataset import number_classes
+from reflow.data.formats import BLOCK, Contents, rows_per_block
 from reflow.data.images import as_stored, reason, refitting
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 IMAGES, LABELS = 0x00000803, 0x00000801  # the last byte is the number of dimensions

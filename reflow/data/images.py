@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from reflow.data.contents import Block, Corrupt, Part
+from reflow.data.formats import Block, Corrupt, Part
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 Pixels = NDArray[np.uint8]
 

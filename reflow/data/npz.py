@@ -16,12 +16,12 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from reflow.data.contents import Contents, Corrupt, Part, rows_per_block
 from reflow.data.dataset import number_classes
+from reflow.data.formats import Contents, Corrupt, Part, rows_per_block
 from reflow.data.images import as_stored, reason, refitting, refuse_image_settings
-from reflow.data.zipped import DAMAGE
+from reflow.data.zip import DAMAGE
 from reflow.errors import ReflowError
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 HEADERS = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
 

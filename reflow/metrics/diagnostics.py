@@ -14,15 +14,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reflow.distances import squared
 from reflow.flow import Pair, VelocityField
 from reflow.guidance import evaluations_per_call
-from reflow.metrics.crossing import crossing
-from reflow.metrics.curvature import acceleration
 from reflow.metrics.divergence import velocity_and_divergence
-from reflow.metrics.estimate import estimate
-from reflow.metrics.straightness import NODES, midpoints
-from reflow.metrics.transport_cost import coupling_cost, independent_cost, optimal_cost
+from reflow.metrics.standard_errors import estimate
+from reflow.metrics.trajectories import (
+    NODES,
+    acceleration,
+    coupling_cost,
+    crossing,
+    independent_cost,
+    midpoints,
+    optimal_cost,
+)
+from reflow.objectives.distances import squared
 from reflow.solvers import trajectory
 
 MOST = 1000  # pairs whose optimal coupling is looked for: its time grows with their cube

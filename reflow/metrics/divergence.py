@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from reflow.flow import VelocityField
-from reflow.noise import uniform
+from reflow.randomness import uniform
 
 
 def is_exact(count: int, event: tuple[int, ...]) -> bool:

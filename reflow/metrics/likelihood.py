@@ -24,7 +24,7 @@ from reflow.devices import most_precise
 from reflow.flow import VelocityField
 from reflow.guidance import evaluations_per_call
 from reflow.metrics.divergence import velocity_and_divergence
-from reflow.metrics.estimate import Estimate, estimate
+from reflow.metrics.standard_errors import Estimate, estimate
 from reflow.pixels import LEVEL
 from reflow.solvers import integrate
 

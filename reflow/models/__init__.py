@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflow.architectures import DitSettings, MlpSettings, UnetSettings
 from reflow.artifacts import MODEL, Header, damaged, file_digest, read_artifact
-from reflow.config import parse_recipe
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField, times_of
 from reflow.models.dit import Dit
 from reflow.models.mlp import Mlp
 from reflow.models.preconditioning import Network, Preconditioned
 from reflow.models.unet import Unet
-from reflow.settings import ModelSettings
+from reflow.recipes.network import DitSettings, MlpSettings, UnetSettings
+from reflow.recipes.read import parse_recipe
+from reflow.recipes.recipe import ModelSettings
 
 SPANS = "spans"  # among the facts of a model that knows average velocities
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
-from reflow.solvers.embedded import Embedded, Saver
+from reflow.solvers.adaptive_rk import Embedded, Saver
 from reflow.solvers.plan import fixed_plan, per_sample_plan
 from reflow.solvers.solution import Solution, follow, solve_all
 from reflow.solvers.tableaus import DOPRI5

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
-from reflow.solvers.density import Bends, density
 from reflow.solvers.grids import cosine, from_density
 from reflow.solvers.plan import CALIBRATED, LOCAL_SHARE, Plan
 from reflow.solvers.solution import between, follow
+from reflow.solvers.step_density import Bends, density
 
 FEWEST, MOST, SHARE = 24, 256, 0.01  # samples of a pilot: a share of the samples that follow, within bounds
 MARGIN = 0.5  # of the wanted error: what the pilot's own error may be

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from reflow.errors import ReflowError
-from reflow.solvers.embedded import Embedded
+from reflow.solvers.adaptive_adams import VariableAdams
+from reflow.solvers.adaptive_rk import Embedded
 from reflow.solvers.engine import Method
+from reflow.solvers.fixed_grid import METHODS, Scheduled
 from reflow.solvers.grids import GRIDS
-from reflow.solvers.rows import METHODS
-from reflow.solvers.scheduled import Scheduled
 from reflow.solvers.tableaus import BOSH3, DOPRI5, TSIT5
-from reflow.solvers.variable import VariableAdams
 
 PerSample = Callable[[float, Tensor], Method]  # (local tolerance, like) -> method
 

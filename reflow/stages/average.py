@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from reflow.artifacts import AVERAGES, MODEL, STATE, write_artifact
-from reflow.averages import Profile, coefficients, gamma_of, mismatch
+from reflow.artifacts.stage_directory import AVERAGE, claim
 from reflow.errors import ReflowError
-from reflow.reporting.progress import Meter, say
-from reflow.reporting.run import tell_average
-from reflow.snapshots import snapshots, weighted_sum
-from reflow.training import finished
-from reflow.workspace import AVERAGE, claim
+from reflow.report.run import tell_average
+from reflow.terminal import Meter, say
+from reflow.training.averages import Profile, coefficients, gamma_of, mismatch
+from reflow.training.session import finished
+from reflow.training.snapshots import snapshots, weighted_sum
 
 TRUSTED, USELESS = 0.05, 0.5  # mismatch of the profile above which we warn, and refuse
 COMMON = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.25)  # widths tried for an advice

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from reflow.reporting.comparison import compared, to_text
-from reflow.reporting.evaluation import to_json
-from reflow.reporting.run import read_evaluation
+from reflow.evaluation.comparison import compared, to_text
+from reflow.evaluation.results import read_evaluation, to_json
 
 
 def run(first: Path, second: Path, *, as_json: bool) -> str:

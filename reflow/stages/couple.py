@@ -7,23 +7,38 @@ import torch
 from torch import Tensor
 
 from reflow.artifacts import PAIRS, Header
-from reflow.collapse import FACT, ROLE, Coverage, First, compare, first_pairs, recorded, require_coverage
-from reflow.devices import choose_device, in_precision
+from reflow.artifacts.stage_directory import claim
+from reflow.devices import choose_device
 from reflow.distributed import Part, part_of, world
 from reflow.errors import UsageError
 from reflow.flow import Pair
-from reflow.generation import Charged, Source, arrivals, charged, labels_called, source_of
-from reflow.interruption import interruptible, watching_signals
-from reflow.lineage import recipe_of, require_velocity_field
+from reflow.inputs import (
+    already_complete,
+    open_pairs_watched,
+    recipe_of,
+    require_velocity_field,
+    say_unread,
+)
 from reflow.models import Model, load_model
-from reflow.pairs import read_index
-from reflow.reporting.progress import Meter, already_complete, open_pairs_watched, say, say_unread, tell
-from reflow.settings import CoupleSettings, Recipe
-from reflow.shardset import ShardSet, spent
-from reflow.shelf import Shelf
+from reflow.pairs.collapse import (
+    FACT,
+    ROLE,
+    Coverage,
+    First,
+    compare,
+    first_pairs,
+    recorded,
+    require_coverage,
+)
+from reflow.pairs.store import read_index
+from reflow.pairs.writer import ShardSet, Shelf, spent
+from reflow.precision import in_precision
+from reflow.recipes.recipe import CoupleSettings, Recipe
+from reflow.sampling.generate import Charged, Source, arrivals, charged, labels_called, source_of
+from reflow.sampling.plan_file import Survey, agreed, survey, tell
+from reflow.signals import interruptible, watching_signals
 from reflow.solvers.pilot import samples_for
-from reflow.survey import Survey, agreed, survey
-from reflow.workspace import claim
+from reflow.terminal import Meter, say
 
 STREAM, PILOT = "couple", "pilot"
 KEPT = "the complete shards are kept"

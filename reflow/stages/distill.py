@@ -7,23 +7,23 @@ from pathlib import Path
 import torch
 
 from reflow.artifacts import Header
-from reflow.config import parse_recipe
-from reflow.devices import in_precision
-from reflow.distances import DISTANCES, added
-from reflow.distillation import STUDENTS, Student
 from reflow.errors import ReflowError
 from reflow.flow import Distance, VelocityField
 from reflow.guidance import guided
-from reflow.hyperparameters import DistillSettings
-from reflow.lineage import copy_of, recipe_of, require_velocity_field
-from reflow.mixtures import mix
+from reflow.inputs import copy_of, open_pairs_watched, recipe_of, require_velocity_field, say_unread
 from reflow.models import SPANS, Model, load_model
-from reflow.pairs import PairStore
-from reflow.perceptual import Perceptual, load_perceptual, parents_of
-from reflow.reporting.progress import open_pairs_watched, say, say_unread
-from reflow.settings import GuidanceSettings, Recipe
-from reflow.training import Machine, Task, machine, train_model
-from reflow.validation import sides
+from reflow.objectives.distances import DISTANCES, added
+from reflow.objectives.distillation import STUDENTS, Student
+from reflow.objectives.lpips import Perceptual, load_perceptual, parents_of
+from reflow.pairs.mixing import mix
+from reflow.pairs.store import PairStore
+from reflow.precision import in_precision
+from reflow.recipes.read import parse_recipe
+from reflow.recipes.recipe import GuidanceSettings, Recipe
+from reflow.recipes.training import DistillSettings
+from reflow.terminal import say
+from reflow.training.session import Machine, Task, machine, train_model
+from reflow.training.validation import sides
 
 
 def run(

@@ -6,26 +6,24 @@ from typing import Any
 
 import torch
 
-from reflow.artifacts import write_atomically
-from reflow.config import with_source
-from reflow.crew import STREAM, Crew
+from reflow.artifacts.files import prepare, write_atomically
 from reflow.data import DataSet
 from reflow.devices import choose_device
 from reflow.distributed import joined, world
 from reflow.errors import ReflowError, UsageError
-from reflow.finished import finished_beside
-from reflow.generation import fixed_method, tolerant_method, usual_method
-from reflow.lineage import real_data, recipe_of
-from reflow.metrics.figures import evenly
-from reflow.metrics.files import open_extractor
-from reflow.metrics.yardstick import Yardstick, yardstick
+from reflow.evaluation.reference import Yardstick, yardstick
+from reflow.evaluation.results import SCHEMA, times_beside, to_json
+from reflow.evaluation.resume import finished_beside
+from reflow.evaluation.samplers import STREAM, Crew
+from reflow.evaluation.scores import evenly
+from reflow.evaluation.sweep import Sweep, Task
+from reflow.inputs import open_data_watched, real_data, recipe_of
+from reflow.metrics.features.files import open_extractor
 from reflow.models import Model, load_model
-from reflow.outputs import prepare
-from reflow.reporting.evaluation import times_beside, to_json
-from reflow.reporting.progress import open_data_watched, say
-from reflow.reporting.run import SCHEMA
-from reflow.settings import EvaluateSettings, Recipe, SolverSettings
-from reflow.sweep import Sweep, Task
+from reflow.recipes.read import with_source
+from reflow.recipes.recipe import EvaluateSettings, Recipe, SolverSettings
+from reflow.sampling.methods import fixed_method, tolerant_method, usual_method
+from reflow.terminal import say
 
 TIMES_SCHEMA = 1  # of the file with the times
 OF_FLOWS = ("solver", "tolerances", "likelihood")  # ways to draw and looks that students do not have

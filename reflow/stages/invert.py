@@ -8,24 +8,25 @@ import torch
 from torch import Tensor
 
 from reflow.artifacts import Header
-from reflow.config import with_source
+from reflow.artifacts.stage_directory import claim
 from reflow.data import DataSet
-from reflow.devices import choose_device, in_precision
+from reflow.devices import choose_device
 from reflow.distributed import world
 from reflow.errors import UsageError
 from reflow.flow import Pair
-from reflow.generation import Charged, charged
-from reflow.interruption import interruptible, watching_signals
-from reflow.lineage import real_data, recipe_of, require_velocity_field
+from reflow.inputs import already_complete, open_data_watched, real_data, recipe_of, require_velocity_field
 from reflow.models import Model, load_model
+from reflow.pairs.writer import ShardSet, spent
 from reflow.pixels import dequantised
-from reflow.reporting.progress import Meter, already_complete, open_data_watched, say, tell
-from reflow.settings import CoupleSettings, Recipe
-from reflow.shardset import ShardSet, spent
+from reflow.precision import in_precision
+from reflow.recipes.read import with_source
+from reflow.recipes.recipe import CoupleSettings, Recipe
+from reflow.sampling.generate import Charged, charged
+from reflow.sampling.plan_file import Survey, agreed, survey, tell
+from reflow.signals import interruptible, watching_signals
 from reflow.solvers.pilot import samples_for
 from reflow.solvers.solution import Solution, follow
-from reflow.survey import Survey, agreed, survey
-from reflow.workspace import claim
+from reflow.terminal import Meter, say
 
 STREAM = "dequantise"
 

@@ -9,19 +9,18 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from reflow.artifacts import write_atomically
-from reflow.config import parse_recipe, settings_table
+from reflow.artifacts.files import prepare, write_atomically
 from reflow.data import DataSet, open_data, split
 from reflow.devices import choose_device
 from reflow.errors import UsageError
 from reflow.models import Model, load_model
-from reflow.outputs import prepare
-from reflow.reporting.gallery import IMAGES, POINTS, gallery_of
-from reflow.reporting.page import Chapter, render
-from reflow.reporting.physics import physics_section
-from reflow.reporting.progress import say
-from reflow.reporting.run import Run, open_run
-from reflow.reporting.strips import strips_of
+from reflow.recipes.read import parse_recipe, settings_table
+from reflow.report.gallery import IMAGES, POINTS, gallery_of
+from reflow.report.page import Chapter, render
+from reflow.report.plane.section import physics_section
+from reflow.report.run import Run, open_run
+from reflow.report.trajectories import strips_of
+from reflow.terminal import say
 
 
 def run(folders: Sequence[Path], *, out: Path, device: str) -> None:

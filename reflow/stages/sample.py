@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reflow.artifacts import Header, read_header, write_artifact, write_atomically, writing
-from reflow.config import guidance_settings
+from reflow.artifacts import Header, read_header, write_artifact
+from reflow.artifacts.files import prepare, write_atomically, writing
 from reflow.devices import choose_device
 from reflow.errors import ReflowError, UsageError
 from reflow.flow import Pair
-from reflow.generation import fixed_method, generate, labels_called, tolerant_method, usual_method
 from reflow.models import Model, load_model
-from reflow.outputs import prepare
-from reflow.reporting.pictures import grid, png, to_bytes, to_picture
-from reflow.reporting.plots import scatter
-from reflow.reporting.progress import Meter, say
-from reflow.settings import SolverSettings
+from reflow.pictures import grid, png, to_bytes, to_picture
+from reflow.plots import scatter
+from reflow.recipes.read import guidance_settings
+from reflow.recipes.recipe import SolverSettings
+from reflow.sampling.generate import generate, labels_called
+from reflow.sampling.methods import fixed_method, tolerant_method, usual_method
+from reflow.terminal import Meter, say
 
 STREAM = "sample"
 FORMATS = ".png (a grid), .npz, .safetensors, or a folder for one .png per image"

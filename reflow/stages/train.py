@@ -1,32 +1,24 @@
 """train: fit the velocity on data (the base model) or on pairs (reflow)."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from reflow.artifacts import Header
-from reflow.config import with_source
 from reflow.couplings import Coupling, Independent
+from reflow.couplings.transport import Transported
 from reflow.data import BUILT_IN, DataSet, split
-from reflow.distances import DISTANCES
 from reflow.errors import ReflowError
-from reflow.flow import Distance, Objective, perceptual_objective, velocity_objective
-from reflow.guidance import drop_labels, require_null_label
-from reflow.hyperparameters import VelocityFitSettings
-from reflow.lineage import copy_of, recipe_of, require_velocity_field
-from reflow.mixtures import mix
-from reflow.models import build, load_model
-from reflow.noise import draw_seed
-from reflow.perceptual import load_perceptual, parents_of
-from reflow.reporting.progress import open_data_watched, open_pairs_watched, say_unread
-from reflow.settings import Recipe
-from reflow.times import LAWS, stratified
-from reflow.training import Task, machine, train_model
-from reflow.transport import Transported
-from reflow.validation import sides
+from reflow.inputs import open_data_watched
+from reflow.models import build
+from reflow.objectives import objective_of
+from reflow.randomness import draw_seed
+from reflow.recipes.read import with_source
+from reflow.recipes.recipe import Recipe
+from reflow.training.session import Task, machine, train_model
+from reflow.training.validation import sides
 
 
 def run(
@@ -61,63 +53,6 @@ def run(
         sides(*((_coupling(recipe, part, flip=False), len(part)) for part in (training, held_out))),
     )
     train_model(task, where, out=out, fresh=fresh)
-
-
-def run_reflow(
-    init: Path,
-    pairs_paths: Sequence[Path],
-    weights: Sequence[Fraction] | None,
-    overrides: list[str],
-    perceptual_weights: Path | None,
-    *,
-    out: Path,
-    device: str,
-    compiled: bool | None,
-    trackers: Sequence[str],
-    fresh: bool,
-) -> None:
-    """Retrain a model on the sets of pairs that it made, starting from its averaged weights."""
-    where = machine(device, compiled=compiled, trackers=trackers)
-    teacher = load_model(init)
-    require_velocity_field(teacher, init)
-    recipe = recipe_of(teacher, overrides)
-    perceptual = load_perceptual(perceptual_weights, recipe.reflow, teacher.event, where.device)
-    objective = objective_of(recipe.reflow, teacher.null_label, perceptual)
-    stores = [open_pairs_watched(path) for path in pairs_paths]
-    pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
-    training, held_out = pairs.split(recipe.reflow.held_out, recipe.seed)
-    header = Header(
-        kind="model",
-        stage="reflow",
-        rectification=teacher.header.rectification + 1,
-        recipe=recipe.model_dump(mode="json"),
-        parents={"init": teacher.digest, **pairs.parents(), **parents_of(perceptual)},
-        facts=pairs.facts(teacher, recipe.reflow.held_out) | {"steps": recipe.reflow.steps},
-    )
-    say_unread(overrides, "reflow")
-    net = copy_of(teacher, recipe.model)
-    task = Task(net, training[0], objective, recipe.reflow, header, sides(training, held_out))
-    train_model(task, where, out=out, inputs=(init, *pairs_paths), fresh=fresh)
-
-
-def objective_of(
-    settings: VelocityFitSettings, null_label: int | None, perceptual: Distance | None = None
-) -> Objective:
-    """Return the objective that a [train] or [reflow] section describes.
-
-    perceptual: distance by which images are compared beside the velocities.
-
-    Raises ReflowError when labels are to be dropped and the model has no null label.
-    """
-    times = stratified(LAWS[settings.times](settings))
-    distance = DISTANCES[settings.distance]
-    objective = velocity_objective(times, distance)
-    if perceptual is not None:
-        objective = perceptual_objective(times, distance, perceptual)
-    share = settings.label_dropout
-    if not share:
-        return objective
-    return drop_labels(objective, share, require_null_label(null_label, f"label_dropout = {share:g}"))
 
 
 def _header(recipe: Recipe, digest: str, facts: dict[str, Any]) -> Header:

@@ -1,0 +1,148 @@
+"""The output directory of a stage: held by one process, complete or not, made for which settings.
+
+The lock is an advisory lock on `.lock`, which the system drops when the process ends, however it
+ends.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from reflow.artifacts import (
+    AVERAGES,
+    LOG,
+    MODEL,
+    PAIRS,
+    PLAN,
+    PREVIEW,
+    PREVIOUS,
+    SHARDS,
+    STATE,
+    TRACKING,
+    Header,
+)
+from reflow.artifacts.files import held, writing
+from reflow.errors import ReflowError
+from reflow.recipes.training import RHYTHM
+
+LOCK = ".lock"
+WEIGHTS = "weights"  # the fact that tells in which proportions sets of pairs are mixed
+AVERAGE = "average"  # the fact that tells which average of a training a model is
+MARKS = (LOCK, MODEL, STATE, PREVIOUS, AVERAGES, PAIRS, SHARDS, PLAN)  # of a stage; logs have many
+OURS = {"model": (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, TRACKING), "pairs": (PAIRS, SHARDS, PLAN)}
+
+
+@contextlib.contextmanager
+def claim(
+    directory: Path,
+    kind: Literal["model", "pairs"],
+    *,
+    inputs: Sequence[Path] = (),
+    fresh: bool,
+    part: str | None = None,
+) -> Iterator[None]:
+    """Create the directory and hold it until the block ends; `fresh` removes what a stage left.
+
+    part: hold only this part of it, beside other processes that hold other parts.
+
+    Raises ReflowError when it cannot be written, another process holds it, it is one of the inputs, holds
+    an artifact of another kind, or files without any of ours.
+    """
+    for path in inputs:
+        if directory.resolve() == (path if path.is_dir() else path.parent).resolve():
+            raise ReflowError(f"--out {directory} is where {path} comes from; give another --out")
+    other, names = ("pairs", (PAIRS, SHARDS)) if kind == "model" else ("a model", (MODEL, STATE))
+    if any(True for name in names for _ in directory.glob(name)):
+        raise ReflowError(f"--out {directory} holds {other}, not {kind}; give another --out")
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        _require_no_strangers(directory)
+    with contextlib.ExitStack() as stack:
+        busy = f"{directory} is being written by another reflow; wait for it, or give another --out"
+        stack.enter_context(held(directory / LOCK, busy, shared=part is not None))
+        if part is not None:
+            name = f"{LOCK}-{part.replace('/', '-of-')}"
+            busy = f"part {part} of {directory} is being written by another reflow; wait for it"
+            stack.enter_context(held(directory / name, busy))
+        else:
+            for leftover in leftovers(directory):
+                leftover.unlink(missing_ok=True)
+            if fresh:
+                for path in (path for name in OURS[kind] for path in directory.glob(name)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
+
+
+def _require_no_strangers(directory: Path) -> None:
+    """Refuse a directory of somebody's files that no stage has written into.
+
+    Hidden and empty files are let be, and the log to which this very command speaks.
+    """
+    if any(True for name in MARKS for _ in directory.glob(name)):
+        return
+    logs = list(_spoken_to())
+    for path in sorted(directory.iterdir()):
+        found = path.stat()
+        if path.name.startswith(".") or any(os.path.samestat(found, log) for log in logs):
+            continue
+        if path.is_dir() or found.st_size:
+            raise ReflowError(
+                f"--out {directory} holds {path.name}, and no stage has written there; give a new or an "
+                "empty directory"
+            )
+
+
+def _spoken_to() -> Iterator[os.stat_result]:
+    """Yield what standard output and error go to, as far as they are open."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            yield os.fstat(descriptor)
+
+
+def require_same(path: Path, found: Header, wanted: Header, *, growing: bool = False) -> None:
+    """Refuse to go on when what stands at `path` was made with other settings or parents.
+
+    What is in RHYTHM may differ, and so may, if `growing`, the steps of the stage: more than before.
+    """
+    grown = f"{wanted.stage}.steps" if growing else ""
+    averages = (header.facts.get(AVERAGE, {}) for header in (found, wanted))
+    differences = [
+        f"{name} is {before} there and {now} now"
+        for name, before, now in (
+            *_differences("", found.recipe, wanted.recipe),
+            *_differences(AVERAGE, *averages),
+        )
+        if name.rpartition(".")[2] not in RHYTHM and not (name == grown and before < now)
+    ]
+    for what in ("kind", "stage", "rectification"):
+        if getattr(found, what) != getattr(wanted, what):
+            differences.append(f"{what} is {getattr(found, what)} there, {getattr(wanted, what)} now")
+    if found.facts.get(WEIGHTS) != wanted.facts.get(WEIGHTS):
+        there, now = (header.facts.get(WEIGHTS) for header in (found, wanted))
+        differences.append(f"the weights of the pairs are {there} there and {now} now")
+    for role in sorted(found.parents | wanted.parents):
+        if found.parents.get(role) != wanted.parents.get(role):
+            differences.append(f"it was made from other {role}")
+    if differences:
+        raise ReflowError(
+            f"{path} was made with other settings: {'; '.join(differences)}. "
+            "Give another --out, or --fresh to discard it"
+        )
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before | now):
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(inner, before.get(key), now.get(key))
+    elif before != now:
+        yield name, before, now
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """Return the unfinished files that killed stages left in a directory."""
+    names = (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
+    return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]

@@ -1,0 +1,1 @@
+"""Evaluation: samples of every model by every method, scored against real data."""

@@ -1,0 +1,1 @@
+"""Networks by whose features samples are compared."""

@@ -1,0 +1,1 @@
+"""Pairs (noise, generated sample): stored in shards, written, mixed, and checked for collapse."""

@@ -1,0 +1,1 @@
+"""A section of the report for points in the plane: densities, particles and lines that cross."""

@@ -1,0 +1,51 @@
+"""reflow: retrain a model on the pairs that it made, from its own weights."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from reflow.artifacts import Header
+from reflow.inputs import copy_of, open_pairs_watched, recipe_of, require_velocity_field, say_unread
+from reflow.models import load_model
+from reflow.objectives import objective_of
+from reflow.objectives.lpips import load_perceptual, parents_of
+from reflow.pairs.mixing import mix
+from reflow.training.session import Task, machine, train_model
+from reflow.training.validation import sides
+
+
+def run(
+    init: Path,
+    pairs_paths: Sequence[Path],
+    weights: Sequence[Fraction] | None,
+    overrides: list[str],
+    perceptual_weights: Path | None,
+    *,
+    out: Path,
+    device: str,
+    compiled: bool | None,
+    trackers: Sequence[str],
+    fresh: bool,
+) -> None:
+    """Retrain a model on the sets of pairs that it made, starting from its averaged weights."""
+    where = machine(device, compiled=compiled, trackers=trackers)
+    teacher = load_model(init)
+    require_velocity_field(teacher, init)
+    recipe = recipe_of(teacher, overrides)
+    perceptual = load_perceptual(perceptual_weights, recipe.reflow, teacher.event, where.device)
+    objective = objective_of(recipe.reflow, teacher.null_label, perceptual)
+    stores = [open_pairs_watched(path) for path in pairs_paths]
+    pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
+    training, held_out = pairs.split(recipe.reflow.held_out, recipe.seed)
+    header = Header(
+        kind="model",
+        stage="reflow",
+        rectification=teacher.header.rectification + 1,
+        recipe=recipe.model_dump(mode="json"),
+        parents={"init": teacher.digest, **pairs.parents(), **parents_of(perceptual)},
+        facts=pairs.facts(teacher, recipe.reflow.held_out) | {"steps": recipe.reflow.steps},
+    )
+    say_unread(overrides, "reflow")
+    net = copy_of(teacher, recipe.model)
+    task = Task(net, training[0], objective, recipe.reflow, header, sides(training, held_out))
+    train_model(task, where, out=out, inputs=(init, *pairs_paths), fresh=fresh)

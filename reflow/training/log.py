@@ -1,0 +1,154 @@
+"""log.jsonl: one JSON object per logging interval, cut back to the step that a run resumes from."""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from reflow.artifacts import LOG, PREVIEW, Header
+from reflow.artifacts.files import write_atomically, writing
+from reflow.recipes.read import flat
+from reflow.terminal import Meter, say
+from reflow.training.fit import Fit
+from reflow.training.running_means import Figures
+from reflow.training.tracking import Launch, open_tracker
+
+
+class Log:
+    """The log of a training from `step` on; seconds count all sessions."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, self.step, self.spent = path, step, 0.0
+        self.begin = self.last = time.monotonic()
+        kept: list[str] = []
+        self.waiting: list[str] = []
+        if path.exists() and step:
+            for line in path.read_text("utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    entry = json.loads(line)
+                    if entry["step"] <= step:
+                        kept.append(line + "\n")
+                        self.spent = float(entry["seconds"])
+        whole = "".join(kept).encode()
+        write_atomically(path, whole)
+        self.size = len(whole)
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, earlier sessions included."""
+        return self.spent + time.monotonic() - self.begin
+
+    def line(self, fit: Fit, figures: Figures, validation: Mapping[str, float]) -> dict[str, Any]:
+        """Return a line about the steps since the last one."""
+        now, settings = time.monotonic(), fit.settings
+        rate = (fit.step - self.step) / max(now - self.last, 1e-9)  # steps per second
+        entry = {
+            "step": fit.step,
+            "loss": figures.loss,
+            **({} if figures.quarters is None else {"loss_by_quarter": figures.quarters}),
+            **validation,
+            "gradient_norm": figures.gradient_norm,
+            "lr": fit.rate,
+            "skipped": figures.skipped,
+            "images_per_s": round(rate * settings.batch, 1),
+            "memory_mb": memory_mb(fit.device),
+            "seconds": round(self.seconds(), 2),
+            "seconds_left": round((settings.steps - fit.step) / rate, 1),
+        }
+        self.step, self.last = fit.step, now
+        return entry
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line, after those that could not be written before.
+
+        Raises ReflowError when it cannot be written now.
+        """
+        self.waiting.append(json.dumps(line) + "\n")
+        with writing(self.path), self.path.open("ab") as file:
+            file.truncate(min(self.size, os.fstat(file.fileno()).st_size))  # of a line cut short
+            file.write("".join(self.waiting).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            self.size = file.tell()
+        self.waiting.clear()
+
+
+def memory_mb(device: torch.device) -> int:
+    """Return the most memory used so far, in MB: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 10**6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 10**6 if sys.platform == "darwin" else peak * 1024 // 10**6  # bytes or KiB
+
+
+class Followers:
+    """All that are told of a training from its present step on; trackers are named."""
+
+    def __init__(self, out: Path, header: Header, fit: Fit, trackers: Sequence[str]) -> None:
+        self.out, self.stack = out, contextlib.ExitStack()
+        self.books = Log(out / LOG, fit.step)
+        self.meter = Meter(header.stage, fit.settings.steps, "steps", done=fit.step)
+        title = f"{header.recipe['name']} {header.stage} {header.rectification}"
+        launch = Launch(out, title, flat(header.recipe), fit.step)
+        self.trackers = [open_tracker(name, launch, say) for name in trackers]
+
+    def __enter__(self) -> "Followers":
+        self.stack.enter_context(self.meter)
+        for tracker in self.trackers:
+            self.stack.callback(tracker.close)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stack.close()
+
+    def log(self, fit: Fit, figures: Figures, validation: Mapping[str, float]) -> None:
+        """Tell the means of the steps since the last time.
+
+        Raises ReflowError when the log cannot be written; its lines wait until it can.
+        """
+        line = self.books.line(fit, figures, validation)
+        self.meter.update(fit.step, in_short(line))
+        for tracker in self.trackers:
+            tracker.log(fit.step, numbers(line))
+        self.books.write(line)
+
+    def show(self, step: int, png: bytes) -> None:
+        """Show a preview of the averaged model.
+
+        Raises ReflowError when it cannot be written.
+        """
+        for tracker in self.trackers:
+            tracker.picture(step, "samples", png)
+        write_atomically(self.out / PREVIEW, png)
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, earlier sessions included."""
+        return self.books.seconds()
+
+
+def in_short(line: Mapping[str, Any]) -> str:
+    """Return the figures of a log line for the progress display."""
+    loss = "none" if line["loss"] is None else f"{line['loss']:.4f}"
+    held_out = f" (held out {line['held_out_loss']:.4f})" if "held_out_loss" in line else ""
+    return f"loss {loss}{held_out}  {line['images_per_s']:.0f} images/s"
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a log line by name, those of quarters of t under names of their own."""
+    quarters = line.get("loss_by_quarter") or ()
+    named = dict(line) | {f"loss_by_quarter/{number}": loss for number, loss in enumerate(quarters, 1)}
+    return {
+        name: value for name, value in named.items() if isinstance(value, int | float) and name != "step"
+    }

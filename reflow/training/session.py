@@ -1,0 +1,286 @@
+"""Driving a fit to its end inside a stage's directory: resume, log, states, previews, signals.
+
+This is where training meets the clock, the terminal and the disk; `fit` knows none of them. Of several
+processes the first one reads and writes; all of them take every step.
+"""
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec
+
+import torch
+
+from reflow.artifacts import MODEL, STATE, Header, read_artifact, write_artifact
+from reflow.artifacts.stage_directory import claim, require_same
+from reflow.couplings import Coupling
+from reflow.devices import choose_device
+from reflow.distributed import Vote, agree, joined, restarts, world
+from reflow.errors import Interrupted, ReflowError
+from reflow.flow import Objective
+from reflow.models import Model
+from reflow.models.preconditioning import Preconditioned
+from reflow.recipes.training import FitSettings
+from reflow.signals import watching_signals
+from reflow.terminal import say
+from reflow.training.checkpoints import States, kept
+from reflow.training.fit import Fit
+from reflow.training.log import Followers
+from reflow.training.preview import preview
+from reflow.training.running_means import Figures
+from reflow.training.snapshots import discard_after, write_snapshot
+from reflow.training.tracking import require_tracker
+from reflow.training.validation import validate
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage wants fitted, and how the result is described.
+
+    sides: couplings to validate on with their numbers of examples, by the name in the log.
+    """
+
+    net: Preconditioned
+    coupling: Coupling
+    objective: Objective
+    settings: FitSettings
+    header: Header
+    sides: Mapping[str, tuple[Coupling, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it is fitted, and who is told: names of experiment trackers beside the log."""
+
+    device: torch.device
+    compiled: bool
+    trackers: Sequence[str]
+
+
+def machine(device: str, *, compiled: bool | None, trackers: Sequence[str]) -> Machine:
+    """Return the machine of some options; networks are compiled on NVIDIA GPUs unless told otherwise.
+
+    Raises ReflowError for a device that is not there and a tracker that is unknown or not installed.
+    """
+    for name in trackers:
+        require_tracker(name)
+    chosen = choose_device(device, world().local_rank)
+    return Machine(chosen, chosen.type == "cuda" if compiled is None else compiled, trackers)
+
+
+def train_model(
+    task: Task, machine: Machine, *, out: Path, inputs: Sequence[Path] = (), fresh: bool
+) -> None:
+    """Train a network into the directory `out`, from its state if there is one, and write the model.
+
+    Raises Interrupted after a signal and ReflowError when gradients stay non-finite or the directory
+    holds something else; the last state stands in both cases.
+    """
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(joined(machine.device))
+        if here.leads:
+            anew = fresh and not restarts()  # what is there then is of this very command
+            stack.enter_context(claim(out, "model", inputs=inputs, fresh=anew))
+        if agree(here.leads and finished(out, task.header), here):
+            return
+        average = copy.deepcopy(task.net).eval().requires_grad_(False)
+        if machine.compiled:
+            task.net.compile(dynamic=False)
+        fit = Fit(
+            task.net,
+            average,
+            task.coupling,
+            task.objective,
+            task.settings,
+            seed=int(task.header.recipe["seed"]),
+            stream=f"{task.header.stage} {task.header.rectification}",
+            device=machine.device,
+            world=here,
+        )
+        _Session(task, fit, out).run(machine.trackers)
+
+
+def finished(out: Path, wanted: Header) -> bool:
+    """Return whether `out` holds the complete model that is wanted, and say so.
+
+    Raises ReflowError when what stands there, complete or not, was made with other settings.
+    """
+    if not (out / MODEL).exists():
+        return False
+    found, _ = read_artifact(out / MODEL, "model")
+    require_same(out / MODEL, found, wanted, growing=True)
+    before, now = found.facts["steps"], wanted.facts["steps"]
+    if before == now:
+        say(f"{out} is complete; nothing to do (--fresh makes it anew)")
+        return True
+    if not (out / STATE).exists():
+        raise ReflowError(
+            f"{out} holds a model of {before} steps but not the state to continue it from; "
+            "restore state.safetensors, or train anew with --fresh"
+        )
+    say(f"{out}: {before} steps are done; going on to {now} (the learning rate is that of {now} steps)")
+    return False
+
+
+class _Session:
+    """A fit in a stage's directory: how it is saved, shown, followed and published."""
+
+    def __init__(self, task: Task, fit: Fit, out: Path) -> None:
+        self.task, self.fit, self.out = task, fit, out
+        self.world, self.settings = fit.world, fit.settings
+        self.model = Model(fit.average, task.header, digest="")
+        self.states = States(out, task.header)
+        self.asked, self.skipped = time.monotonic(), 0
+        self.followers: Followers | None = None  # of the first process
+
+    def run(self, trackers: Sequence[str]) -> None:
+        """Take the steps that are left, then write the model."""
+        self.resume()
+        with contextlib.ExitStack() as stack:
+            if self.world.leads:
+                told = Followers(self.out, self.task.header, self.fit, trackers)
+                self.followers = stack.enter_context(told)
+            self.take_steps()
+            self.publish()
+        if self.followers:
+            took = f"{self.settings.steps} steps in {self.followers.seconds():.0f} s"
+            say(f"{self.out}: {took}; the model is complete")
+
+    def take_steps(self) -> None:
+        """Take the steps that are left; a signal is Interrupted once the state is saved."""
+        fit, settings, vote = self.fit, self.settings, Vote(self.world)
+        with watching_signals() as stop:
+            while fit.step < settings.steps:
+                fit.advance()
+                if fit.step % settings.log_every == 0 or fit.step == settings.steps:
+                    figures, validation = self.figures(), self.validation()
+                    self.try_to(self.tell, figures, validation)
+                if self.passes(settings.snapshots):  # before the state, which a killed run goes on from
+                    self.try_to(self.keep_averages)
+                asked, due = vote.cast(stop.signal or 0, self.due())
+                if asked:
+                    self.leave(asked)
+                if fit.step < settings.steps:  # the last state and preview come with the model
+                    if due:
+                        self.require_hope()
+                        self.try_to(self.save)
+                    if fit.step % settings.preview_every == 0:
+                        self.try_to(self.show)
+            vote.counted()
+
+    def leave(self, signal: int) -> None:
+        """Save the state and raise Interrupted."""
+        self.require_hope()
+        self.save()
+        agree(None, self.world)  # when one process ends, torchrun ends the others: not while one writes
+        raise Interrupted(signal, f"at step {self.fit.step}; the state is saved")
+
+    def resume(self) -> None:
+        """Restore the state in the directory, if there is one."""
+        trouble = self.states.restore(self.fit)
+        if trouble:
+            say(trouble)
+        self.skipped = int(self.fit.tally.skipped[0])
+        if self.world.leads and self.fit.step:
+            say(f"{self.out}: going on from step {self.fit.step}")
+        if self.world.leads:
+            discard_after(self.out, self.fit.step)
+
+    def due(self) -> int:
+        """Return whether a state is to be written, by the steps or by the clock, which begins anew."""
+        by_clock = self.world.leads and time.monotonic() - self.asked > 60 * self.settings.save_minutes
+        due = by_clock or self.fit.step % self.settings.save_every == 0
+        if due:
+            self.asked = time.monotonic()
+        return int(due)
+
+    def save(self) -> None:
+        """Write the state."""
+        self.states.save(self.fit)
+        self.asked = time.monotonic()
+
+    def passes(self, count: int) -> bool:
+        """Return whether the last step completed one of `count` equal parts of the training."""
+        step, steps = self.fit.step, self.settings.steps
+        return step * count // steps > (step - 1) * count // steps
+
+    def keep_averages(self) -> None:
+        """Write a snapshot of the power-function averages."""
+        averages = self.fit.snapshot()
+        if self.world.leads:
+            write_snapshot(self.out, self.task.header, self.fit.step, averages)
+
+    def try_to(self, write: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
+        """Write something; where that fails, as on a full disk, say so and train on."""
+        try:
+            write(*arguments, **named)
+        except ReflowError as error:
+            what, _, _ = str(error).partition(";")  # the remedy is for those whose training has ended
+            say(f"{what}. Training goes on without it")
+
+    def tell(self, figures: Figures, validation: Mapping[str, float]) -> None:
+        """Write a line of the log."""
+        if self.followers:
+            self.followers.log(self.fit, figures, validation)
+
+    def show(self) -> None:
+        """Write the preview of the averaged model."""
+        self.fit.averaged()
+        if self.followers:
+            seed = int(self.task.header.recipe["seed"])
+            picture = preview(self.model, seed=seed, device=self.fit.device)
+            self.followers.show(self.fit.step, picture)
+
+    def publish(self) -> None:
+        """Write the averaged model: the stage is complete."""
+        self.save()
+        self.try_to(self.show)
+        averaged = self.fit.averaged()
+        if self.world.leads:
+            write_artifact(self.out / MODEL, averaged.state_dict(), self.task.header)
+            self.states.forget_previous()
+
+    def figures(self) -> Figures:
+        """Return the means since the last line of the log; raise where steps are skipped in a row."""
+        figures = self.fit.tally.read(self.world)
+        self.require_hope(figures.loss)
+        if figures.skipped > self.skipped and self.world.leads:
+            say(
+                f"before step {self.fit.step} the gradient was not finite, and the step was skipped "
+                f"({figures.skipped} of {self.fit.step} steps so far)"
+            )
+        self.skipped = figures.skipped
+        return figures
+
+    def require_hope(self, loss: float | None = None) -> None:
+        """Raise where steps were skipped in a row: what is in the directory is from before them."""
+        tally = self.fit.tally
+        if tally.hopeless() or (loss is not None and not math.isfinite(loss)):
+            raise ReflowError(
+                f"loss or gradient were not finite in {tally.patience} steps in a row before step "
+                f"{self.fit.step}; {kept(self.out)}. Lower the learning rate (lr) or check the data, "
+                "then start again with --fresh"
+            )
+
+    def validation(self) -> dict[str, float]:
+        """Return the validation losses, in the first process, if they are due in this line of the log."""
+        step, every, settings = self.fit.step, self.settings.validate_every, self.settings
+        if step % every >= settings.log_every and step < settings.steps:
+            return {}
+        average = self.fit.averaged()
+        if not self.world.leads:
+            return {}
+        return validate(
+            average,
+            self.task.sides,
+            self.task.objective,
+            batch=self.fit.size,
+            seed=self.fit.seed,
+            device=self.fit.device,
+        )

@@ -1,0 +1,160 @@
+"""Where a stage writes: never among files of others, and on where it left."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal, get_args
+
+import pytest
+from commands import TINY, Command, digests, one_line
+
+from reflow.artifacts.stage_directory import claim
+from reflow.errors import ReflowError
+
+Kind = Literal["model", "pairs"]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "samples.png", "notes", "photos/.keep"])
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_directory_of_strangers_is_refused_and_left_as_it_is(
+    tmp_path: Path, name: str, kind: Kind, fresh: bool
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("not ours")
+    with pytest.raises(ReflowError, match="new or an empty"), claim(tmp_path, kind, fresh=fresh):
+        pass
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+
+
+def test_a_stage_goes_on_among_what_came_later(tmp_path: Path) -> None:
+    """And begins beside hidden files, and the empty ones that a shell opens for its log."""
+    (tmp_path / ".gitignore").write_text("*")
+    log = tmp_path / "log.txt"
+    log.touch()
+    for _ in range(2):
+        with claim(tmp_path, "model", fresh=False):
+            log.write_text("step 1")
+
+
+def test_the_log_that_a_command_speaks_to_is_no_stranger(tmp_path: Path) -> None:
+    """It may hold lines before the stage begins: torchrun's warnings, for one."""
+    program = (
+        "import sys; from pathlib import Path; from reflow.workspace import claim\n"
+        "with claim(Path(sys.argv[1]), 'model', fresh=False): pass"
+    )
+    with (tmp_path / "log.txt").open("w") as log:
+        log.write("a warning\n")
+        log.flush()
+        subprocess.run([sys.executable, "-c", program, tmp_path], stdout=log, stderr=log, check=True)
+    assert (tmp_path / "log.txt").read_text() == "a warning\n"
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "plan.json", "pairs-00003-of-00004.safetensors"])
+def test_what_was_copied_without_its_lock_goes_on(tmp_path: Path, name: str) -> None:
+    for other in (name, "notes"):
+        (tmp_path / other).write_text("copied")
+    with claim(tmp_path, "model" if name.startswith("state") else "pairs", fresh=False):
+        pass
+    assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("command", ["train", "couple", "invert", "reflow", "distill", "average"])
+def test_no_stage_writes_among_strangers(
+    reflow: Command, chain: Path, tmp_path: Path, command: str
+) -> None:
+    base, pairs, out = chain / "base", ("--pairs", chain / "pairs"), tmp_path / "mine"
+    arguments: dict[str, tuple[object, ...]] = {
+        "train": ("train", TINY),
+        "couple": ("couple", base),
+        "invert": ("couple", base, "--invert"),
+        "reflow": ("train", *pairs, "--init", base),
+        "distill": ("distill", base, *pairs),
+        "average": ("average", base, "--width", 0.1),
+    }
+    out.mkdir()
+    (out / "notes").write_text("not ours")
+    before = digests(tmp_path)
+    assert "holds notes, and no stage" in one_line(reflow(*arguments[command], "--out", out))
+    assert digests(tmp_path) == before
+
+
+def test_two_commands_do_not_write_one_directory(reflow: Command, tmp_path: Path) -> None:
+    with claim(tmp_path / "base", "model", fresh=False):
+        line = one_line(reflow("train", TINY, "--out", tmp_path / "base"))
+    assert "being written by another reflow" in line
+
+
+@pytest.mark.parametrize("command", ["train", "couple", "distill"])
+def test_other_settings_are_refused_by_name_and_leave_everything(
+    reflow: Command, run: Path, command: str
+) -> None:
+    before = digests(run)
+    arguments: dict[str, tuple[object, ...]] = {
+        "train": ("train", TINY, "--out", run / "base", "--set", "train.lr=0.5"),
+        "couple": ("couple", run / "base", "--out", run / "pairs", "--count", 60),
+        "distill": (
+            *("distill", run / "reflow", "--pairs", run / "pairs", "--out", run / "distill"),
+            *("--set", "distill.batch=8"),
+        ),
+    }
+    line = one_line(reflow(*arguments[command]))
+    name = {"train": "train.lr is 0.002", "couple": "couple.count is 50", "distill": "distill.batch is 16"}
+    assert name[command] in line
+    assert "--fresh" in line
+    assert digests(run) == before
+    assert reflow(*arguments[command], "--fresh").code == 0
+    assert digests(run) != before
+
+
+def test_a_directory_that_cannot_be_made(reflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    line = one_line(reflow("train", TINY, "--out", tmp_path / "file" / "base"))
+    assert "cannot be written" in line
+
+
+def test_a_full_disk_leaves_nothing_half_written(reflow: Command, run: Path) -> None:
+    before = digests(run)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # no file may grow past 2,000 bytes
+    try:
+        answer = reflow("couple", run / "base", "--out", run / "more")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot be written" in one_line(answer)
+    assert {path.name for path in (run / "more").iterdir()} == {".lock", ".plan.lock", "plan.json"}
+    assert {path: digest for path, digest in digests(run).items() if "/more/" not in path} == before
+    assert reflow("couple", run / "base", "--out", run / "more").code == 0
+
+
+def test_outputs_never_fall_on_inputs_or_other_artifacts(reflow: Command, run: Path) -> None:
+    before = digests(run)
+    pairs, base = run / "pairs", run / "base"
+    for arguments in (
+        ("couple", base, "--out", base, "--fresh"),
+        ("couple", run / "reflow", "--out", base),
+        ("train", "--pairs", pairs, "--init", base, "--out", pairs, "--fresh"),
+        ("train", "--pairs", pairs, "--init", base, "--out", base, "--fresh"),
+        ("train", TINY, "--out", pairs, "--fresh"),
+        ("sample", base, "--out", base / "model.safetensors"),
+        ("sample", base, "--out", base),
+    ):
+        one_line(reflow(*arguments))
+    assert digests(run) == before
+
+
+def test_files_of_others_survive(reflow: Command, tmp_path: Path) -> None:
+    quick = ("train", TINY, "--out", tmp_path, "--set", "train.steps=1")
+    assert reflow(*quick).code == 0
+    (tmp_path / "movie.part").write_text("not ours")
+    (tmp_path / "folder.part").mkdir()
+    assert reflow(*quick, "--fresh").code == 0
+    assert (tmp_path / "movie.part").read_text() == "not ours"
+
+
+def test_shards_of_another_count_are_refused(reflow: Command, run: Path) -> None:
+    (run / "pairs" / "pairs.json").unlink()
+    line = one_line(reflow("couple", run / "base", "--out", run / "pairs", "--count", 100))
+    assert "another --count" in line

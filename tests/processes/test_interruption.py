@@ -1,0 +1,136 @@
+"""Jobs survive being killed: what comes out is what would have come out undisturbed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import TINY, Command, artifacts, start
+
+KILLS = 2
+QUICK = ["--set", "train.steps=60", "--set", "train.save_every=7"]
+
+
+def kill_until_done(arguments: tuple[object, ...], traces: Path, rng: random.Random) -> int:
+    """Run the command, killing it at random moments of its work, until it ends by itself."""
+    kills, lock = 0, traces / ".lock"
+    while True:
+        job = start(*arguments)
+        # Importing takes seconds and writes nothing, so the clock starts at the first sign of work.
+        wait_for(job, lambda: lock.exists() and lock.stat().st_mtime > 0)
+        if kills < KILLS:
+            time.sleep(rng.uniform(0.05, 0.9))
+            job.kill()
+        code = job.wait()
+        if code == 0:
+            return kills
+        assert code == -signal.SIGKILL
+        os.utime(lock, (0, 0))
+        kills += 1
+
+
+def wait_for(job: subprocess.Popen[str], sign: Callable[[], bool]) -> None:
+    while job.poll() is None and not sign():
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("stage", ["train", "distill", "mixture"])
+def test_killed_jobs_end_byte_equal_to_undisturbed_ones(chain: Path, tmp_path: Path, stage: str) -> None:
+    arguments: tuple[object, ...] = {
+        "train": ("train", TINY, *QUICK),
+        "distill": (
+            *("distill", chain / "reflow", "--pairs", chain / "pairs"),
+            *("--set", "distill.steps=60", "--set", "distill.save_every=7"),
+        ),
+        "mixture": (
+            *("train", "--init", chain / "base", "--pairs", chain / "pairs"),
+            *("--pairs", tmp_path / "more", "--weights", "0.7,0.3"),
+            *("--set", "reflow.steps=60", "--set", "reflow.save_every=7"),
+        ),
+    }[stage]
+    if stage == "mixture":
+        assert start("couple", chain / "base", "--out", tmp_path / "more", "--seed", 1).wait() == 0
+    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
+    assert start(*arguments, "--out", calm).wait() == 0
+    seed = int.from_bytes(os.urandom(4), "little")
+    kills = kill_until_done((*arguments, "--out", disturbed), disturbed, random.Random(seed))
+    assert kills, f"seed {seed}: the job ended before the first kill"
+    assert artifacts(calm) == artifacts(disturbed), f"seed {seed}"
+    assert artifacts(calm)
+
+
+@pytest.mark.parametrize(
+    ("how", "kills"), [((), (1, 12)), (("--invert",), (3,))], ids=["generated", "inverted"]
+)
+def test_pairs_killed_in_the_pilot_and_in_the_midst_of_writing_end_byte_equal(
+    reflow: Command, labelled: Path, tmp_path: Path, how: tuple[str, ...], kills: tuple[int, ...]
+) -> None:
+    # A thousand pairs or 90 images; shards are written all the time, and the gates drop nothing.
+    layout = ("--count", 1000, "--set", "couple.shard=20") if not how else ("--set", "couple.shard=4")
+    arguments = ("couple", labelled, *how, *layout)
+    if how:
+        arguments += ("--set", "couple.noise_gate=[0.01,100]", "--set", "couple.round_trip_gate=9")
+    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
+    seed = int.from_bytes(os.urandom(4), "little")
+    rng = random.Random(seed)
+
+    def kill_after(sign: Callable[[], bool], seconds: float) -> None:
+        job = start(*arguments, "--out", disturbed)
+        wait_for(job, sign)
+        time.sleep(rng.uniform(0, seconds))
+        job.kill()
+        assert job.wait() == -signal.SIGKILL, f"seed {seed}: the job ended before it was killed"
+
+    kill_after(lambda: (disturbed / ".plan.lock").exists(), 0.05)
+    assert not (disturbed / "plan.json").exists()
+    for shards in kills:
+        kill_after(lambda: len(list(disturbed.glob("pairs-*"))) >= shards, 0.03)  # noqa: B023
+        assert not (disturbed / "pairs.json").exists()
+    for out in (disturbed, calm):
+        assert reflow(*arguments, "--out", out).code == 0
+    assert artifacts(calm) == artifacts(disturbed), f"seed {seed}"
+    assert not list(disturbed.glob(".*.part"))
+
+
+def test_the_same_commands_give_byte_equal_artifacts(reflow: Command, chain: Path, tmp_path: Path) -> None:
+    reflow("train", TINY, "--out", tmp_path / "base")
+    reflow("couple", tmp_path / "base", "--out", tmp_path / "pairs")
+    assert artifacts(tmp_path / "base") == artifacts(chain / "base")
+    assert artifacts(tmp_path / "pairs") == artifacts(chain / "pairs")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_state_and_names_the_command_that_goes_on(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    arguments = ("train", TINY, "--out", tmp_path / "base", "--set", "train.steps=100000", "--fresh")
+    job = start(*arguments, stderr=subprocess.PIPE)
+    while not (tmp_path / "base" / "state.safetensors").exists():
+        assert job.poll() is None
+        time.sleep(0.02)
+    job.send_signal(number)
+    _, err = job.communicate()
+    assert job.returncode == code, err
+    last = err.splitlines()[-1]
+    assert "the state is saved" in last
+    assert f"reflow train {TINY} --out" in last
+    assert "--fresh" not in last  # it would discard what was saved
+    assert not (tmp_path / "base" / "model.safetensors").exists()
+
+
+def test_a_resumed_log_holds_every_step_once(reflow: Command, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    job = start("train", TINY, "--out", base, *QUICK, "--set", "train.log_every=3")
+    while not (base / "state.safetensors").exists() and job.poll() is None:
+        time.sleep(0.01)
+    job.kill()
+    job.wait()
+    assert reflow("train", TINY, "--out", base, *QUICK, "--set", "train.log_every=3").code == 0
+    steps = [json.loads(line)["step"] for line in (base / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 60

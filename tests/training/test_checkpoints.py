@@ -1,0 +1,182 @@
+"""States: what is kept, what is refused, and how a training goes on from them."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from commands import TINY, Command, artifacts
+from sessions import steps_saved, steps_taken, train
+
+from reflow.artifacts import read_header
+from reflow.errors import ReflowError
+from reflow.training.checkpoints import States
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Make training fail once this many states have been written in full."""
+    save, written = States.save, []
+
+    def save_or_fail(self: States, fit: object) -> None:
+        if len(written) == after:
+            raise KeyboardInterrupt
+        save(self, fit)  # type: ignore[arg-type]
+        written.append(1)
+
+    monkeypatch.setattr(States, "save", save_or_fail)
+
+
+@pytest.fixture
+def stopped(reflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory with the states of steps 10 and 20 of 30."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        assert reflow("train", TINY, "--out", tmp_path / "stopped").code
+    return tmp_path / "stopped"
+
+
+def step_of(path: Path) -> int:
+    return int(read_header(path, "state").facts["step"])
+
+
+def test_the_previous_state_is_kept_beside_the_newest(stopped: Path) -> None:
+    assert step_of(stopped / "state.safetensors") == 20
+    assert step_of(stopped / "state-previous.safetensors") == 10
+    assert len(list(stopped.glob("*state*"))) == 2
+
+
+@pytest.mark.parametrize("damage", ["newest", "gone"])
+def test_training_goes_on_from_the_previous_state_to_the_same_end(
+    reflow: Command, chain: Path, stopped: Path, damage: str
+) -> None:
+    newest = stopped / "state.safetensors"
+    if damage == "gone":
+        newest.unlink()
+    else:
+        content = bytearray(newest.read_bytes())
+        content[-7] ^= 1
+        newest.write_bytes(content)
+    said = train(reflow, stopped)
+    if damage == "newest":
+        assert "state.safetensors is damaged" in said
+        assert "state-previous.safetensors of step 10 is whole" in said
+    assert "going on from step 10" in said
+    assert artifacts(stopped) == artifacts(chain / "base")
+
+
+def test_without_a_whole_state_nothing_is_trained(reflow: Command, stopped: Path) -> None:
+    for name in ("state.safetensors", "state-previous.safetensors"):
+        (stopped / name).write_bytes((stopped / name).read_bytes()[:-1])
+    assert "state.safetensors is damaged" in train(reflow, stopped, code=1)
+    assert not (stopped / "model.safetensors").exists()
+
+
+def test_a_complete_model_keeps_one_state(chain: Path) -> None:
+    assert [path.name for path in (chain / "base").glob("state*")] == ["state.safetensors"]
+
+
+def test_states_are_written_by_the_clock_too(
+    reflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = steps_saved(monkeypatch)
+    train(reflow, tmp_path / "base", save_every=1000, save_minutes=1e-9)
+    assert steps[:3] == [1, 2, 3]
+
+
+def test_a_longer_training_continues_a_finished_one(reflow: Command, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    train(reflow, base, steps=20)
+    before = (base / "model.safetensors").read_bytes()
+    said = train(reflow, base, steps=30)
+    assert "20 steps are done; going on to 30" in said
+    assert (base / "model.safetensors").read_bytes() != before
+    header = read_header(base / "model.safetensors", "model")
+    assert (header.facts["steps"], header.recipe["train"]["steps"]) == (30, 30)
+    steps = [json.loads(line)["step"] for line in (base / "log.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30]
+    assert "nothing to do" in train(reflow, base, steps=30)
+    assert "train.steps is 30 there and 25 now" in train(reflow, base, steps=25, code=1)
+
+
+def test_a_constant_rate_continues_to_the_same_weights(
+    reflow: Command, chain: Path, tmp_path: Path
+) -> None:
+    """So that growing in two parts is as good as one."""
+    base = tmp_path / "base"
+    train(reflow, base, steps=20)
+    train(reflow, base, steps=30)
+    assert artifacts(base) == artifacts(chain / "base")
+
+
+def test_without_its_state_a_finished_model_is_not_trained_further(reflow: Command, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    train(reflow, base, steps=20)
+    (base / "state.safetensors").unlink()
+    before = artifacts(base)
+    assert "not the state to continue it from" in train(reflow, base, steps=30, code=1)
+    assert artifacts(base) == before
+
+
+def test_the_rhythm_may_change_on_the_way_and_changes_nothing(
+    reflow: Command, chain: Path, stopped: Path
+) -> None:
+    train(reflow, stopped, log_every=7, save_every=3, preview_every=4, save_minutes=2)
+    model = "model.safetensors"
+    found, wanted = ((folder / model).read_bytes() for folder in (stopped, chain / "base"))
+    assert found[-10_000:] == wanted[-10_000:]  # the weights; the header tells the rhythm
+    assert "nothing to do" in train(reflow, stopped, log_every=5)
+
+
+def test_other_settings_are_refused(reflow: Command, stopped: Path) -> None:
+    before = (stopped / "state.safetensors").read_bytes()
+    assert "train.lr is 0.002 there and 0.003 now" in train(reflow, stopped, lr=3e-3, code=1)
+    assert (stopped / "state.safetensors").read_bytes() == before
+
+
+def full(path: object) -> Usage:  # noqa: ARG001
+    return Usage(10**9, 10**9 - 2 * 10**6, 2 * 10**6)
+
+
+def test_fresh_discards_what_stands_there_but_not_at_a_restart_by_torchrun(
+    reflow: Command, chain: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = steps_taken(monkeypatch)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(reflow, stopped, "--fresh")
+    assert steps == list(range(21, 31))
+    assert artifacts(stopped) == artifacts(chain / "base")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    train(reflow, stopped, "--fresh")
+    assert steps[10:] == list(range(1, 31))
+
+
+def test_a_state_that_does_not_fit_on_the_disk_is_not_begun(
+    reflow: Command, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (stopped / "state.safetensors").read_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full(path)._replace(free=1000))
+    line = train(reflow, stopped, code=1)
+    assert "state.safetensors needs" in line
+    assert "MB are free" in line
+    assert (stopped / "state.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    train(reflow, stopped)
+
+
+def test_one_failed_write_does_not_end_a_training(
+    reflow: Command, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = States.save
+
+    def unlucky(self: States, fit: object) -> None:
+        if fit.step == 10:  # type: ignore[attr-defined]
+            raise ReflowError("state.safetensors cannot be written: Input/output error")
+        save(self, fit)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(States, "save", unlucky)
+    said = train(reflow, tmp_path / "base")
+    assert "Input/output error. Training goes on without it" in said
+    assert artifacts(tmp_path / "base") == artifacts(chain / "base")
