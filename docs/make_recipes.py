@@ -15,16 +15,16 @@ Built in are {names}. Their comments in
 
 `reflow inspect NAME` prints the settings of one and estimates what it costs: parameters, multiply-adds,
 evaluations and hours of each stage, bytes of pairs. `--rate` is what your hardware sustains, in TFLOP/s
-(a training that logs `images_per_s` sustains 6 times that times the multiply-adds per evaluation); without
-it, hours are those at 0.1 for recipes in float32, as two CPU cores on the digits, and at 50 for the others.
-`--set` asks what other settings would cost.
+(a training run that logs `images_per_s` sustains 6 times that times the multiply-adds per evaluation).
+Without it, hours are those at 0.1 for recipes in float32, as two CPU cores on the digits, and at 50 for
+the others. `--set` asks what other settings would cost.
 
 Write your own by copying a built-in one, or change single settings with `--set section.key=value`, where
 the value is TOML or a bare word, and `none` takes a setting back to its default. Unknown keys are refused.
 
-What a recipe states in `[distill]` for its own objective (`distance`, `lr`, `intervals`, `instant`) stays
-behind when `--objective` or `--set distill.objective=...` asks for another one, which brings its own;
-`reflow distill` says what it brought. Settings given beside it win.
+What a recipe states in `[distill]` for its own objective (`distance`, `lr`, `intervals`, `instant`) is
+dropped when `--objective` or `--set distill.objective=...` selects another one, which also selects its
+tuned values; `reflow distill` says which. Settings given beside it win.
 
 """
 
