@@ -41,7 +41,7 @@ sources = $(strip --pairs $(call pairs,$(1)) $(if $(mixed),--pairs $(call real,$
 against = $(if $(filter-out 1,$(1)),--against $(RUN)/pairs)
 models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RUN)/distill
 
-.PHONY: all setup test lint bench clean help
+.PHONY: all setup test lint docs bench clean help
 .DELETE_ON_ERROR:
 
 all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 8 minutes on 2 cores)
@@ -56,6 +56,9 @@ lint: $(READY) ## check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/docs-ready ## build the documentation as a site, site/index.html; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 bench: $(RUN)/reflow/model.safetensors $(BENCH)/ready ## measure our training and solvers and others' (default: on digits); see docs/benchmarks.md
 	$(VENV)/bin/python benchmarks/demo.py $(RUN)
@@ -73,6 +76,12 @@ help: ## show this
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Python 3.11 comes with a pip that knows no dependency groups.
+$(VENV)/docs-ready: pyproject.toml constraints.txt | $(READY)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --group docs
 	@touch $@
 
 # Our own and the peers in one pip call: constraints.txt then holds torch for all of them.
