@@ -45,7 +45,7 @@ def main() -> None:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    out = Path(__file__).with_name("images") / f"{model.recipe['name']}.png"
+    out = Path(__file__).with_name("images") / f"{model.recipe.name}.png"
     out.write_bytes(to_png(figure))
 
 

@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from reflow.artifacts import PAIRS, Header
+from reflow.artifacts.facts import Split
 from reflow.artifacts.stage_directory import require_same
 from reflow.data import DataSet, Watch, open_data, split
 from reflow.errors import ReflowError
 from reflow.models import Model, build
 from reflow.models.preconditioning import Preconditioned
 from reflow.pairs.store import PairStore, open_pairs, read_index
-from reflow.recipes.read import override, parse_recipe, unread
+from reflow.recipes.read import override, unread
 from reflow.recipes.recipe import DataSettings, ModelSettings, Recipe
 from reflow.terminal import Meter, say
 
 
 def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
     """Return the recipe that travels in a model's header, with `section.key=value` applied."""
-    return override(parse_recipe(model.recipe, origin="the model's recipe"), overrides)
+    return override(model.recipe, overrides)
 
 
 def copy_of(model: Model, settings: ModelSettings, *, spans: bool = False) -> Preconditioned:
@@ -27,7 +28,7 @@ def copy_of(model: Model, settings: ModelSettings, *, spans: bool = False) -> Pr
 
     With `spans` it has a second time, which changes nothing at first.
     """
-    own = parse_recipe(model.recipe).model
+    own = model.recipe.model
     if settings.model_copy(update={"dropout": own.dropout}) != own:
         raise ReflowError(
             "training starts from the model's weights, so [model] stays as it is; "
@@ -48,6 +49,15 @@ def require_velocity_field(model: Model, path: Path) -> None:
         )
 
 
+def split_of(model: Model) -> Split:
+    """Return how the data of the model's base was divided."""
+    if model.facts.split is None:
+        raise ReflowError(
+            "this model does not say which data it was trained on; train it with reflow train"
+        )
+    return model.facts.split
+
+
 def real_data(
     recipe: Recipe, model: Model, opened: Callable[[DataSettings, int], DataSet] = open_data
 ) -> tuple[DataSet, DataSet]:
@@ -57,15 +67,15 @@ def real_data(
 
     Raises ReflowError for other data: nobody could tell which of its samples the model has seen.
     """
-    how = model.header.facts["split"]
-    data = opened(recipe.data, how["seed"])
-    if data.digest() != how["data"]:
+    how = split_of(model)
+    data = opened(recipe.data, how.seed)
+    if data.digest() != how.data:
         shapes = f" (samples of {data.event}, the model works on {model.event})"
         raise ReflowError(
             f"--data {recipe.data.source} is not the data that the model was trained on"
             f"{'' if data.event == model.event else shapes}; give that data"
         )
-    return split(data, how["held_out"], how["seed"])
+    return split(data, how.held_out, how.seed)
 
 
 PATIENCE_SECONDS = 2.0  # what takes less than this shows nothing

@@ -32,7 +32,7 @@ class Start(Protocol):
 
 def fresh(model: Model, settings: ModelSettings, *, spans: bool = False) -> Preconditioned:
     """Return a network with random weights, other ones than its model started from."""
-    torch.manual_seed(draw_seed(model.recipe["seed"], "fresh weights"))
+    torch.manual_seed(draw_seed(model.recipe.seed, "fresh weights"))
     unconditional = model.null_label is not None
     return build(settings, model.event, model.classes, unconditional=unconditional, spans=spans)
 

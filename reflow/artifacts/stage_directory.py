@@ -29,8 +29,6 @@ from reflow.errors import ReflowError
 from reflow.recipes.training import RHYTHM
 
 LOCK = ".lock"
-WEIGHTS = "weights"  # the fact that tells in which proportions sets of pairs are mixed
-AVERAGE = "average"  # the fact that tells which average of a training a model is
 MARKS = (LOCK, MODEL, STATE, PREVIOUS, AVERAGES, PAIRS, SHARDS, PLAN)  # of a stage; logs have many
 OURS = {"model": (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, TRACKING), "pairs": (PAIRS, SHARDS, PLAN)}
 
@@ -108,20 +106,20 @@ def require_same(path: Path, found: Header, wanted: Header, *, growing: bool = F
     What is in RHYTHM may differ, and so may, if `growing`, the steps of the stage: more than before.
     """
     grown = f"{wanted.stage}.steps" if growing else ""
-    averages = (header.facts.get(AVERAGE, {}) for header in (found, wanted))
+    averages = (header.facts.get("average", {}) for header in (found, wanted))
     differences = [
         f"{name} is {before} there and {now} now"
         for name, before, now in (
             *_differences("", found.recipe, wanted.recipe),
-            *_differences(AVERAGE, *averages),
+            *_differences("average", *averages),
         )
         if name.rpartition(".")[2] not in RHYTHM and not (name == grown and before < now)
     ]
     for what in ("kind", "stage", "rectification"):
         if getattr(found, what) != getattr(wanted, what):
             differences.append(f"{what} is {getattr(found, what)} there, {getattr(wanted, what)} now")
-    if found.facts.get(WEIGHTS) != wanted.facts.get(WEIGHTS):
-        there, now = (header.facts.get(WEIGHTS) for header in (found, wanted))
+    there, now = (header.facts.get("weights") for header in (found, wanted))
+    if there != now:
         differences.append(f"the weights of the pairs are {there} there and {now} now")
     for role in sorted(found.parents | wanted.parents):
         if found.parents.get(role) != wanted.parents.get(role):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow.artifacts import MODEL, Header, damaged, file_digest, read_artifact
+from reflow.artifacts.facts import ModelFacts, model_facts
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField, times_of
 from reflow.models.dit import Dit
@@ -20,57 +21,56 @@ from reflow.models.preconditioning import Network, Preconditioned
 from reflow.models.unet import Unet
 from reflow.recipes.network import DitSettings, MlpSettings, UnetSettings
 from reflow.recipes.read import parse_recipe
-from reflow.recipes.recipe import ModelSettings
-
-SPANS = "spans"  # among the facts of a model that knows average velocities
+from reflow.recipes.recipe import ModelSettings, Recipe
+from reflow.recipes.training import VelocityFitSettings
 
 
 class Model(nn.Module):
-    """A trained velocity field with its header and the SHA-256 of its file."""
+    """A trained velocity field with its header, what that says as values, and the SHA-256 of its file."""
 
-    def __init__(self, net: Preconditioned, header: Header, digest: str) -> None:
+    def __init__(
+        self, net: Preconditioned, header: Header, recipe: Recipe, facts: ModelFacts, digest: str
+    ) -> None:
         super().__init__()
         self.net = net
-        self.header = header
+        self.header, self.recipe, self.facts = header, recipe, facts
         self.digest = digest
 
     @property
     def event(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return tuple(self.header.facts["event"])
+        return self.facts.event
 
     @property
     def classes(self) -> int | None:
         """Number of classes the model is conditioned on, or None."""
-        classes: int | None = self.header.facts["classes"]
-        return classes
+        return self.facts.classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the classes are called, where its training has noted it."""
-        return tuple(self.header.facts.get("class_names", ()))
+        return self.facts.class_names
 
     @property
     def null_label(self) -> int | None:
         """The label that stands for no label, after those of the classes, or None without one."""
-        return self.classes if self.header.facts.get("unconditional") else None
+        return self.classes if self.facts.unconditional else None
 
     @property
     def label_dropout(self) -> float:
         """Share of labels that its last stage replaced by the null label."""
-        share: float = self.recipe[self.header.stage].get("label_dropout", 0.0)
-        return share
+        stage = getattr(self.recipe, self.header.stage)
+        return stage.label_dropout if isinstance(stage, VelocityFitSettings) else 0.0
 
     @property
     def student_steps(self) -> int | None:
         """Euler steps that a distilled model was made for, or None for a velocity field."""
-        steps: int | None = self.header.facts["student_steps"]
-        return steps
+        return self.facts.student_steps
 
     @property
     def spans(self) -> bool:
         """Whether it knows average velocities, and so draws in any number of Euler steps."""
-        return bool(self.header.facts.get(SPANS))
+        return self.facts.spans
 
     def in_steps(self, steps: int) -> VelocityField:
         """Return the field that a student of average velocities follows in just `steps` equal Euler steps.
@@ -88,11 +88,6 @@ class Model(nn.Module):
             return average
 
         return field
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """The recipe it was made with."""
-        return self.header.recipe
 
     def forward(
         self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
@@ -211,21 +206,15 @@ def load_model(path: str | Path) -> Model:
     path = model_file(Path(path))
     header, tensors = read_artifact(path, "model")
     recipe = parse_recipe(header.recipe, origin=f"the recipe in {path}")
-    facts = header.facts
     try:
-        unconditional = bool(facts.get("unconditional"))
-        net = build(
-            recipe.model,
-            tuple(facts["event"]),
-            facts["classes"],
-            unconditional=unconditional,
-            spans=bool(facts.get(SPANS)),
-        )
-        facts["student_steps"]
-    except (KeyError, TypeError) as error:
-        raise damaged(path, f"its facts are not a model's ({error})") from error
+        facts = model_facts(header.facts)
+    except ValueError as error:
+        raise damaged(path, "its facts are not a model's") from error
+    net = build(
+        recipe.model, facts.event, facts.classes, unconditional=facts.unconditional, spans=facts.spans
+    )
     load_weights(net, tensors, path)
-    return Model(net, header, file_digest(path)).eval().requires_grad_(False)
+    return Model(net, header, recipe, facts, file_digest(path)).eval().requires_grad_(False)
 
 
 def load_weights(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

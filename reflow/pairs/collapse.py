@@ -6,14 +6,13 @@ round's, and so are as many others of the first round, which says what full cove
 number. They have the numbers of the new ones, hence their noise: what differs is due to the rounds.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from reflow.artifacts import PAIRS, Header, file_digest
+from reflow.artifacts.facts import pair_facts
 from reflow.errors import ReflowError
 from reflow.metrics.precision_recall import manifold, spread_ratio
 from reflow.pairs.store import PairStore, read_index
@@ -22,7 +21,6 @@ from reflow.randomness import draw_seed
 from reflow.recipes.recipe import CoupleSettings
 
 ROLE = "first-pairs"  # of the first round's pairs among the parents of later ones
-FACT = "against"  # what the comparison found
 MOST, LEAST = 2000, 16  # images of a side
 SAME = ("seed", "couple.labels")  # settings that both rounds share, for the same noise and labels
 
@@ -48,7 +46,7 @@ class Coverage:
     spread: float
     own_spread: float
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, float]:
         """Return the figures as they are recorded."""
         return {key: round(value, 6) for key, value in asdict(self).items()}
 
@@ -74,15 +72,14 @@ def first_pairs(path: Path, new: Header) -> First:
     These are others than the first round's, of other samples, noise or labels, or too few on a side.
     """
     found, _ = read_index(path / PAIRS)
-    facts, wanted = found.facts, new.facts
-    if any(facts.get(fact) != wanted[fact] for fact in ("event", "classes")):
+    facts, wanted = pair_facts(found.facts), pair_facts(new.facts)
+    if (facts.event, facts.classes) != (wanted.event, wanted.classes):
         raise ReflowError(
-            f"--against {path} holds samples of {facts.get('event')} with {facts.get('classes') or 'no'} "
-            f"classes, but the model makes {wanted['event']} with {wanted['classes'] or 'no'}; give the "
-            "pairs of the first round"
+            f"--against {path} holds samples of {facts.event} with {facts.classes or 'no'} classes, but "
+            f"the model makes {wanted.event} with {wanted.classes or 'no'}; give the first round's pairs"
         )
-    if found.rectification != 1 or facts.get("inverted"):
-        what = "real images" if facts.get("inverted") else f"pairs of round {found.rectification}"
+    if found.rectification != 1 or facts.inverted:
+        what = "real images" if facts.inverted else f"pairs of round {found.rectification}"
         raise ReflowError(f"--against {path} holds {what}; give the pairs that the base model generated")
     for setting, theirs, ours in zip(SAME, _draws(found), _draws(new), strict=True):
         if theirs != ours:
@@ -90,7 +87,7 @@ def first_pairs(path: Path, new: Header) -> First:
                 f"--against {path} has {setting} = {theirs}, and these pairs have {ours}, so noise or "
                 f"labels differ; make both with the same {setting}"
             )
-    counts = facts.get("count", 0), new.recipe["couple"]["count"]
+    counts = facts.count or 0, new.recipe["couple"]["count"]
     if min(counts) < 2 * LEAST:
         raise ReflowError(
             f"--against needs {2 * LEAST} pairs on both sides, and there are {counts[0]} and {counts[1]}; "
@@ -108,7 +105,7 @@ def compare(first: PairStore, new: ShardSet, seed: int) -> Coverage:
     """Return how new pairs, whose shards are all there, cover the first ones; the seed chooses them."""
     common = min(len(first), new.items)
     count = min(MOST, common // 2)
-    rng = np.random.Generator(np.random.Philox(draw_seed(seed, FACT)))
+    rng = np.random.Generator(np.random.Philox(draw_seed(seed, "against")))
     rows = rng.permutation(common)
     reference, own = (
         first.take(part).x1.flatten(1).numpy() for part in (rows[:count], rows[count:][:count])
@@ -121,11 +118,6 @@ def compare(first: PairStore, new: ShardSet, seed: int) -> Coverage:
         spread_ratio(images, reference),
         spread_ratio(own, reference),
     )
-
-
-def recorded(facts: Mapping[str, Any]) -> Coverage:
-    """Return the comparison that an index tells of."""
-    return Coverage(**facts[FACT])
 
 
 def require_coverage(found: Coverage, settings: CoupleSettings, out: Path, rounds: int) -> None:

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-from reflow.artifacts.stage_directory import WEIGHTS
+from reflow.artifacts.facts import ModelFacts
 from reflow.couplings import Coupling, Drawn, Mixture, Stored
 from reflow.errors import ReflowError
 from reflow.models import Model
@@ -28,14 +27,12 @@ class PairSets:
         """Return the digests by role: pairs, pairs-2, ..."""
         return {pairs_role(number): store.digest for number, store in enumerate(self.stores, 1)}
 
-    def facts(self, model: Model, held_out: float) -> dict[str, Any]:
+    def facts(self, model: Model, held_out: float) -> ModelFacts:
         """Return the facts of a model trained on these pairs, beside its steps; others are its parent's."""
         trained_on = sum(len(store) - _held_out(store, held_out) for store in self.stores)
-        facts = model.header.facts | {"training_samples": trained_on}
-        facts.pop(WEIGHTS, None)
-        if len(self.stores) > 1:
-            facts[WEIGHTS] = [share / sum(self.shares) for share in self.shares]
-        return facts
+        several = len(self.stores) > 1
+        weights = tuple(share / sum(self.shares) for share in self.shares) if several else ()
+        return replace(model.facts, training_samples=trained_on, weights=weights)
 
     def split(self, held_out: float, seed: int) -> tuple[Side, Side]:
         """Return the couplings to train on and to validate on, which has this share of each set's pairs.
@@ -99,7 +96,7 @@ def require_related(
     model: Model, model_path: Path, pairs: PairStore, pairs_path: Path, *, or_learnt: bool
 ) -> None:
     """Refuse pairs of another shape, or that the model did not make (nor learn from, where allowed)."""
-    if pairs.event != model.event or pairs.header.facts["classes"] != model.classes:
+    if pairs.event != model.event or pairs.facts.classes != model.classes:
         raise ReflowError(
             f"{pairs_path} holds samples of {pairs.event} with "
             f"{pairs.header.facts['classes'] or 'no'} classes, but {model_path} works on "

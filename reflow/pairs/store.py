@@ -12,6 +12,7 @@ import resource
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,13 @@ from reflow.artifacts import (
     parse_header,
     write_artifact,
 )
+from reflow.artifacts.facts import PairFacts, pair_facts
 from reflow.artifacts.files import write_atomically
 from reflow.errors import ReflowError
 from reflow.flow import Pair
 from reflow.pairs.shard import Layout, Shard, as_float, check, open_shard, read_layout
+from reflow.recipes.read import parse_recipe
+from reflow.recipes.recipe import Recipe
 
 THREADS = 8  # at most, to check shards with
 SPARE_FILES = 64  # that may be open beside the shards
@@ -82,6 +86,7 @@ class PairStore:
     """An opened set of pairs: header, digest of the index, shards and the first row of each."""
 
     header: Header
+    facts: PairFacts
     digest: str
     shards: list[Shard]
     starts: NDArray[np.int64]
@@ -93,7 +98,12 @@ class PairStore:
     @property
     def event(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return tuple(int(n) for n in self.shards[0].noise.shape[1:])
+        return self.facts.event
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe they were made with."""
+        return parse_recipe(self.header.recipe, origin="the recipe of the pairs")
 
     def take(self, rows: NDArray[np.int64]) -> Pair:
         """Return the pairs at these rows, float32; the disk is asked in ascending order."""
@@ -122,8 +132,7 @@ def open_pairs(directory: Path, progress: Progress | None = None) -> PairStore:
     path = directory / PAIRS
     header, listed = read_index(path)
     try:
-        event = tuple(header.facts["event"])
-        labelled = header.facts["classes"] is not None
+        facts = pair_facts(header.facts)
         files = [directory / str(entry["file"]) for entry in listed]
         digests = [str(entry["sha256"]) for entry in listed]
         counts = [int(entry["count"]) for entry in listed]
@@ -135,16 +144,16 @@ def open_pairs(directory: Path, progress: Progress | None = None) -> PairStore:
         if not file.exists():
             raise damaged(directory, f"shard {file.name} is missing")
     layouts = [
-        read_layout(file, count, event, labelled=labelled)
+        read_layout(file, count, facts.event, labelled=facts.classes is not None)
         for file, count in zip(files, counts, strict=True)
     ]
     if len(kinds := {layout.slots["image"].dtype for layout in layouts}) > 1:
         raise damaged(directory, f"its images are {' and '.join(sorted(kinds))}, in one set")
-    _check_all(layouts, digests, drawn=not header.facts.get("inverted"), progress=progress)
+    _check_all(layouts, digests, drawn=not facts.inverted, progress=progress)
     _allow_open_files(len(files))
     shards = [open_shard(layout) for layout in layouts]
     starts = np.cumsum([0, *counts[:-1]], dtype=np.int64)
-    return PairStore(header, file_digest(path), shards, starts, sum(counts))
+    return PairStore(header, facts, file_digest(path), shards, starts, sum(counts))
 
 
 def _check_all(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.artifacts import PAIRS, SHARDS, Header, file_digest, read_artifact, read_header
+from reflow.artifacts.facts import PairFacts, pair_facts
 from reflow.artifacts.files import held
 from reflow.artifacts.stage_directory import require_same
 from reflow.errors import ReflowError
@@ -93,24 +94,26 @@ class ShardSet:
 
     def images(self, numbers: NDArray[np.int64]) -> Tensor:
         """Return the images (n, *event) of these pairs, float32, once all shards are there."""
-        event, classes = tuple(self.header.facts["event"]), self.header.facts["classes"]
-        images = torch.empty(len(numbers), *event)
+        facts = pair_facts(self.header.facts)
+        images = torch.empty(len(numbers), *facts.event)
         for shard in np.unique(numbers // self.size).tolist():
             self.check(shard)
             inside, own = numbers // self.size == shard, self.numbers(shard)
-            layout = read_layout(self.path(shard), len(own), event, labelled=classes is not None)
+            layout = read_layout(
+                self.path(shard), len(own), facts.event, labelled=facts.classes is not None
+            )
             stored = open_shard(layout).image[numbers[inside] - own.start]
             images[torch.from_numpy(inside)] = as_float(stored)
         return images
 
-    def close(self, facts: Mapping[str, Any], parents: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Write the index of all shards, unless another process has; return the totals of the set.
+    def close(self, found: Mapping[str, Any], parents: Mapping[str, str] | None = None) -> PairFacts:
+        """Write the index of all shards, unless another process has; return the facts of the set.
 
-        facts, parents: what the index says beside them.
+        found, parents: facts and parents that the index has beside those of the shards.
         """
         with held(self.out / LOCK):
             if (self.out / PAIRS).exists():
-                return read_index(self.out / PAIRS)[0].facts
+                return pair_facts(read_index(self.out / PAIRS)[0].facts)
             for shard in range(len(self)):
                 self.check(shard)
             entries = [dict(self.entries[shard]) for shard in range(len(self))]
@@ -121,10 +124,10 @@ class ShardSet:
                     f"{self.out}: every pair fell outside the gates; "
                     "widen couple.noise_gate or couple.round_trip_gate"
                 )
-            everything = self.header.facts | dict(facts) | totals
+            facts = replace(pair_facts(self.header.facts), **found, **totals)
             lineage = self.header.parents | dict(parents or {})
-            write_index(self.out, replace(self.header, facts=everything, parents=lineage), kept)
-            return totals
+            write_index(self.out, replace(self.header, facts=facts.to_json(), parents=lineage), kept)
+            return facts
 
 
 def spent(nfe: Tensor) -> dict[str, Any]:

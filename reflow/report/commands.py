@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reflow.artifacts.stage_directory import AVERAGE, WEIGHTS
 from reflow.objectives.lpips import PARENT
-from reflow.recipes.read import built_in_recipes, differences, parse_recipe, read_recipe
+from reflow.recipes.read import built_in_recipes, differences, read_recipe
 from reflow.recipes.recipe import Recipe
 from reflow.report.run import EVALUATION, Entry, Run
 
@@ -35,7 +34,7 @@ def make_line(run: Run) -> str | None:
     if tuple(entry.name for entry in run.entries) != CHAIN:
         return None
     later = [_changes(run, entry) for entry in run.entries[1:]]
-    recipe = _recipe(run.entries[0])
+    recipe = run.entries[0].recipe
     changes = _set_words(_from_built_in(recipe))
     if any(later) or recipe.data.source == FILES or any(" " in word for word in changes):
         return None
@@ -46,19 +45,19 @@ def make_line(run: Run) -> str | None:
 
 def _command(run: Run, entry: Entry, place: Path) -> list[str]:
     out = ["--out", str(place / entry.name)]
-    if AVERAGE in entry.header.facts:
+    if entry.average:
         return [*_average(run, entry, place), *out]
     return [*STARTS[entry.header.stage](run, entry, place), *out, *_set_words(_changes(run, entry))]
 
 
 def _train(run: Run, entry: Entry, _place: Path) -> list[str]:
-    return ["reflow", "train", _recipe_word(_recipe(entry)), *_data(run)]
+    return ["reflow", "train", _recipe_word(entry.recipe), *_data(run)]
 
 
 def _couple(run: Run, entry: Entry, place: Path) -> list[str]:
     first = _parent(run, entry, "first-pairs", place)
     against = ["--against", first] if "first-pairs" in entry.header.parents else []
-    invert = ["--invert", *_data(run)] if entry.header.facts.get("inverted") else []
+    invert = ["--invert", *_data(run)] if entry.pair_facts.inverted else []
     return ["reflow", "couple", _parent(run, entry, "model", place), *invert, *against]
 
 
@@ -76,10 +75,11 @@ STARTS = {"train": _train, "couple": _couple, "reflow": _reflow, "distill": _dis
 
 def _average(run: Run, entry: Entry, place: Path) -> list[str]:
     """Return how another average of a training is made: from the model of the same parents."""
-    average = entry.header.facts[AVERAGE]
+    average = entry.average
+    assert average is not None
     same = (other for other in run.entries if other.header.parents == entry.header.parents)
-    training = next((other.name for other in same if AVERAGE not in other.header.facts), OUTSIDE)
-    step, width = str(average["step"]), f"{average['width']:g}"
+    training = next((other.name for other in same if other.average is None), OUTSIDE)
+    step, width = str(average.step), f"{average.width:g}"
     return ["reflow", "average", str(place / training), "--width", width, "--step", step]
 
 
@@ -90,7 +90,7 @@ def _pairs(run: Run, entry: Entry, place: Path) -> list[str]:
         key=lambda role: (len(role), role),
     )
     words = [word for role in roles for word in ("--pairs", _parent(run, entry, role, place))]
-    if weights := entry.header.facts.get(WEIGHTS):
+    if weights := entry.model_facts.weights:
         words += ["--weights", ",".join(f"{weight:.6g}" for weight in weights)]
     return [*words, "--perceptual", OUTSIDE] if PARENT in entry.header.parents else words
 
@@ -102,11 +102,7 @@ def _parent(run: Run, entry: Entry, role: str, place: Path) -> str:
 
 def _data(run: Run) -> list[str]:
     """Return the option that names data of the user's own."""
-    return ["--data", YOURS] if _recipe(run.models()[0]).data.source == FILES else []
-
-
-def _recipe(entry: Entry) -> Recipe:
-    return parse_recipe(entry.header.recipe)
+    return ["--data", YOURS] if run.models()[0].recipe.data.source == FILES else []
 
 
 def _recipe_word(recipe: Recipe) -> str:
@@ -116,10 +112,10 @@ def _recipe_word(recipe: Recipe) -> str:
 def _changes(run: Run, entry: Entry) -> dict[str, Any]:
     """Return the settings in which an artifact differs from what it was made from, by dotted name."""
     if entry.header.stage == "train":
-        return _from_built_in(_recipe(entry))
+        return _from_built_in(entry.recipe)
     digests = set(entry.header.parents.values())
     before = next((other for other in run.models() if other.digest in digests), None)
-    return {} if before is None else differences(_recipe(before), _recipe(entry))
+    return {} if before is None else differences(before.recipe, entry.recipe)
 
 
 def _from_built_in(recipe: Recipe) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from reflow.models import Model
 from reflow.pictures import cloud, gap_of, png, sheet
-from reflow.recipes.read import parse_recipe
 from reflow.recipes.recipe import SolverSettings
 from reflow.report.numbers import tell_error
 from reflow.report.run import Entry, Run
@@ -131,7 +130,7 @@ def _methods(run: Run, entry: Entry, model: Model) -> dict[int, SolverSettings]:
     own = model.student_steps
     if own is not None and not model.spans:
         return {own: usual_method(model)}
-    wanted = parse_recipe(model.recipe).evaluate
+    wanted = model.recipe.evaluate
     ways = [(found["solver"], found["nfe"]) for found in fixed(run.evaluated().get(entry.name))]
     ways = [(solver, round(nfe)) for solver, nfe in ways if solver in METHODS]
     if model.spans or not ways:
@@ -155,7 +154,7 @@ def _drawn(model: Model, method: SolverSettings, pen: Pen, device: torch.device)
         model,
         pen.count,
         method=method,
-        seed=int(model.recipe["seed"]),
+        seed=model.recipe.seed,
         stream=STREAM,
         batch=pen.count,
         device=device,

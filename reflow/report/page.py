@@ -9,9 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reflow.artifacts.stage_directory import AVERAGE
 from reflow.cost import training_cost
-from reflow.recipes.read import flat, parse_recipe
+from reflow.recipes.read import flat
 from reflow.report import tables
 from reflow.report.charts import Axis, Chart, Series, chart
 from reflow.report.commands import commands, make_line
@@ -19,7 +18,7 @@ from reflow.report.gallery import Gallery
 from reflow.report.lineage import SHORT, ancestry
 from reflow.report.numbers import tell, tell_zeros
 from reflow.report.rendering import template
-from reflow.report.run import Entry, Run, tell_average
+from reflow.report.run import Entry, Run
 from reflow.report.side_by_side import comparison_of
 from reflow.report.summary import facts, sentences
 from reflow.report.tables import STAGES, Table
@@ -145,7 +144,7 @@ def _lineage_row(run: Run, entry: Entry) -> dict[str, Any]:
     ]
     return {
         "name": entry.name,
-        "what": STAGES[entry.header.stage] + (", another average" if AVERAGE in entry.header.facts else ""),
+        "what": STAGES[entry.header.stage] + (", another average" if entry.average else ""),
         "rectification": entry.header.rectification,
         "digest": entry.digest,
         "parents": parents,
@@ -168,12 +167,13 @@ def _cost_table(run: Run) -> Table:
 
 def _work(entry: Entry) -> tuple[str, int]:
     """Return what a stage did, in words, and its network evaluations."""
-    facts_of = entry.header.facts
     if entry.header.kind == "pairs":
-        pilot = (facts_of.get("pilot") or {}).get("evaluations", 0)
-        spent = round(facts_of["count"] * facts_of["nfe_mean"]) + pilot
-        return f"{facts_of['count']:,} pairs, {facts_of['nfe_mean']:.1f} evaluations each", spent
-    if AVERAGE in facts_of:
-        return f"average of {tell_average(facts_of[AVERAGE])}", 0
-    spent = training_cost(parse_recipe(entry.header.recipe), entry.header.stage).evaluations
-    return f"{facts_of['steps']:,} optimiser steps, {facts_of['parameters']:,} parameters", spent
+        pairs = entry.pair_facts
+        count, nfe = pairs.count or 0, pairs.nfe_mean or 0.0
+        pilot = int((pairs.pilot or {}).get("evaluations", 0))
+        return f"{count:,} pairs, {nfe:.1f} evaluations each", round(count * nfe) + pilot
+    if entry.average:
+        return f"average of {entry.average}", 0
+    spent = training_cost(entry.recipe, entry.header.stage).evaluations
+    model = entry.model_facts
+    return f"{model.steps:,} optimiser steps, {model.parameters:,} parameters", spent

@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from reflow.artifacts import LOG, MODEL, PAIRS, Header, file_digest, read_header
-from reflow.artifacts.stage_directory import AVERAGE
+from reflow.artifacts.facts import Average, ModelFacts, PairFacts, model_facts, pair_facts
 from reflow.errors import ReflowError
 from reflow.evaluation.results import _with_times, read_evaluation
 from reflow.pairs.store import read_index
+from reflow.recipes.read import parse_recipe
+from reflow.recipes.recipe import Recipe
 
 EVALUATION = "evaluation.json"
 TIMES = "evaluation.times.json"  # beside it: seconds per image, which differ from time to time
@@ -30,6 +33,26 @@ class Entry:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.name
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe it was made with."""
+        return parse_recipe(self.header.recipe, origin=f"the recipe in {self.folder}")
+
+    @cached_property
+    def model_facts(self) -> ModelFacts:
+        """What the header of a model says of it."""
+        return model_facts(self.header.facts)
+
+    @cached_property
+    def pair_facts(self) -> PairFacts:
+        """What the index of pairs says of them."""
+        return pair_facts(self.header.facts)
+
+    @property
+    def average(self) -> Average | None:
+        """Which average of a training run a model is, if it is not the usual one."""
+        return self.model_facts.average if self.header.kind == "model" else None
 
     @property
     def seconds(self) -> float | None:
@@ -64,11 +87,6 @@ class Run:
         return next((entry.name for entry in self.entries if entry.digest == digest), None)
 
 
-def tell_average(average: dict[str, Any]) -> str:
-    """Return in words which average of a training a model is."""
-    return f"width {average['width']:g} at step {average['step']}, snapshots: {average['snapshots']}"
-
-
 def open_run(folder: Path) -> Run:
     """Return what is in a run directory.
 
@@ -84,7 +102,7 @@ def open_run(folder: Path) -> Run:
         key=lambda entry: (
             entry.header.rectification,
             ORDER.index(entry.header.stage),
-            AVERAGE in entry.header.facts,  # after the model of the same training
+            entry.average is not None,  # after the model of the same training
         ),
     )
     run = Run(folder, entries, _evaluation(folder / EVALUATION, folder / TIMES))

@@ -26,7 +26,7 @@ def _row(name: str, run: Run) -> list[str]:
     seconds = [entry.seconds for entry in run.models() if entry.seconds is not None]
     return [
         name,
-        str(run.entries[0].header.recipe["name"]),
+        run.entries[0].recipe.name,
         *_evaluated(run),
         f"{sum(seconds):,.0f}" if seconds else "",
         tell(sum(entry.size for entry in run.entries) / 1e6),

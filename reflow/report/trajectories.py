@@ -48,7 +48,7 @@ def _fields(models: Mapping[str, Model]) -> dict[str, Model]:
 
 def _followed(model: Model, count: int, at: Tensor, device: torch.device) -> Tensor:
     """Return the states (times, count, *event), on the CPU."""
-    source = noise_source(model, seed=int(model.recipe["seed"]), stream=STREAM, device=device)
+    source = noise_source(model, seed=model.recipe.seed, stream=STREAM, device=device)
     numbers: Sequence[int] = range(count)
     label = source.label(numbers)
     label = None if label is None else label.to(device)

@@ -38,13 +38,8 @@ def usual_method(model: Model) -> SolverSettings:
     """Return how a model is sampled when nothing else is asked for: by its recipe's [couple]."""
     if model.student_steps is not None:
         return fixed_method(model, model.student_steps)
-    couple = model.recipe["couple"]
-    return solver_settings(
-        couple["solver"],
-        steps=couple["steps"],
-        tolerance=couple["tolerance"],
-        grid=couple.get("grid"),
-    )
+    couple = model.recipe.couple
+    return solver_settings(couple.solver, steps=couple.steps, tolerance=couple.tolerance, grid=couple.grid)
 
 
 def tolerant_method(model: Model, tolerance: float, solver: str | None = None) -> SolverSettings:

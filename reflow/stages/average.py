@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from reflow.artifacts import AVERAGES, MODEL, STATE, write_artifact
-from reflow.artifacts.stage_directory import AVERAGE, claim
+from reflow.artifacts.facts import Average, model_facts
+from reflow.artifacts.stage_directory import claim
 from reflow.errors import ReflowError
-from reflow.report.run import tell_average
 from reflow.terminal import Meter, say
 from reflow.training.averages import Profile, coefficients, gamma_of, mismatch
 from reflow.training.session import finished
@@ -37,9 +37,9 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
             raise ReflowError(message)
         say(f"warning: {message}")
     used = {profile.step for profile, share in zip(stored, factors, strict=True) if share}
-    what = {"width": width, "step": wanted.step, "snapshots": len(used)}
+    what = Average(width, wanted.step, len(used))
     header = found[-1].model_header()
-    header = replace(header, facts=header.facts | {AVERAGE: what})
+    header = replace(header, facts=replace(model_facts(header.facts), average=what).to_json())
     if (out / STATE).exists() or any(True for _ in out.glob(AVERAGES)):  # --fresh spares it, too
         raise ReflowError(f"--out {out} holds a training; give another --out")
     with claim(out, "model", fresh=fresh):
@@ -47,7 +47,7 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
             return
         with Meter("average", len(found), "snapshots") as meter:
             write_artifact(out / MODEL, weighted_sum(found, factors, meter.update), header)
-    say(f"{out}: average of {tell_average(what)}; {miss}")
+    say(f"{out}: average of {what}; {miss}")
 
 
 def _advice(stored: list[Profile], step: int) -> str:

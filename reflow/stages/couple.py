@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reflow.artifacts import PAIRS, Header
+from reflow.artifacts.facts import PairFacts, pair_facts
 from reflow.artifacts.stage_directory import claim
 from reflow.devices import choose_device
 from reflow.distributed import Part, part_of, world
@@ -21,13 +22,11 @@ from reflow.inputs import (
 )
 from reflow.models import Model, load_model
 from reflow.pairs.collapse import (
-    FACT,
     ROLE,
     Coverage,
     First,
     compare,
     first_pairs,
-    recorded,
     require_coverage,
 )
 from reflow.pairs.store import read_index
@@ -91,7 +90,7 @@ def _header(model: Model, recipe: Recipe) -> Header:
         rectification=model.header.rectification,
         recipe=recipe.model_dump(mode="json"),
         parents={"model": model.digest},
-        facts={"event": list(model.event), "classes": model.classes},
+        facts=PairFacts(model.event, model.classes).to_json(),
     )
 
 
@@ -135,7 +134,9 @@ class _Job:
         complete = already_complete(self.out, replace(self.header, parents=self.header.parents | before))
         if self.first is not None:
             known = found.parents.get(ROLE) == self.first.digest
-            self.judge(recorded(found.facts) if known else self.compared(self.first))
+            self.judge(
+                Coverage(**(pair_facts(found.facts).against or {})) if known else self.compared(self.first)
+            )
         return complete
 
     def make(self, part: Part) -> None:
@@ -220,15 +221,15 @@ class _Job:
                 "shards still to make, and the last one writes the index"
             )
             return
-        facts, parents = self.survey().facts(), {}
+        described, parents = self.survey().facts(), {}
         if self.first is not None:
             found = self.compared(self.first)
             self.judge(found)
-            facts, parents = facts | {FACT: found.facts()}, {ROLE: self.first.digest}
-        facts = self.shards.close(facts, parents)
+            described, parents = described | {"against": found.facts()}, {ROLE: self.first.digest}
+        facts = self.shards.close(described, parents)
         say(
-            f"{self.out}: {facts['count']} pairs, {facts['nfe_mean']:.1f} evaluations each on average, "
-            f"{facts['nfe_max']} at most"
+            f"{self.out}: {facts.count} pairs, {facts.nfe_mean:.1f} evaluations each on average, "
+            f"{facts.nfe_max} at most"
         )
 
     def compared(self, first: First) -> Coverage:

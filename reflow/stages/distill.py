@@ -1,6 +1,7 @@
 """distill: fit a k-step generator on pairs, starting from a model's averaged weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,14 +12,13 @@ from reflow.errors import ReflowError
 from reflow.flow import Distance, VelocityField
 from reflow.guidance import guided
 from reflow.inputs import copy_of, open_pairs_watched, recipe_of, require_velocity_field, say_unread
-from reflow.models import SPANS, Model, load_model
+from reflow.models import Model, load_model
 from reflow.objectives.distances import DISTANCES, added
 from reflow.objectives.distillation import STUDENTS, Student
 from reflow.objectives.lpips import Perceptual, load_perceptual, parents_of
 from reflow.pairs.mixing import mix
 from reflow.pairs.store import PairStore
 from reflow.precision import in_precision
-from reflow.recipes.read import parse_recipe
 from reflow.recipes.recipe import GuidanceSettings, Recipe
 from reflow.recipes.training import DistillSettings
 from reflow.terminal import say
@@ -46,27 +46,31 @@ def run(
     recipe = recipe_of(teacher, overrides)
     say_unread(overrides, "distill")
     settings = recipe.distill
-    _say_brought(parse_recipe(teacher.recipe).distill, settings)
+    _say_brought(teacher.recipe.distill, settings)
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, model, or_learnt=True)
     training, held_out = pairs.split(settings.held_out, recipe.seed)
     student = STUDENTS[settings.objective]
     perceptual = load_perceptual(perceptual_weights, settings, teacher.event, where.device)
     _refuse(student, recipe, where, perceptual)
-    facts = pairs.facts(teacher, settings.held_out)
-    facts |= {"steps": settings.steps, "student_steps": settings.student_steps}
+    facts = replace(
+        pairs.facts(teacher, settings.held_out),
+        steps=settings.steps,
+        student_steps=settings.student_steps,
+        spans=student.spans,
+    )
     header = Header(
         kind="model",
         stage="distill",
         rectification=teacher.header.rectification,
         recipe=recipe.model_dump(mode="json"),
         parents={"model": teacher.digest, **pairs.parents(), **parents_of(perceptual)},
-        facts=facts | ({SPANS: True} if student.spans else {}),
+        facts=facts.to_json(),
     )
     net = copy_of(teacher, recipe.model, spans=student.spans)
     velocity = _velocity(teacher, stores, settings, where.device) if student.follows else teacher
     objective = student.objective(settings, velocity, _distance(settings, perceptual))
-    task = Task(net, training[0], objective, settings, header, sides(training, held_out))
+    task = Task(net, training[0], objective, settings, recipe, header, sides(training, held_out))
     train_model(task, where, out=out, inputs=(model, *pairs_paths), fresh=fresh)
 
 
@@ -120,5 +124,5 @@ def _velocity(
 
 
 def _guidance(pairs: PairStore) -> GuidanceSettings:
-    couple = parse_recipe(pairs.header.recipe).couple
+    couple = pairs.recipe.couple
     return GuidanceSettings(guidance=couple.guidance, guidance_interval=couple.guidance_interval)

@@ -1,6 +1,7 @@
 """evaluate: distances to held-out data per NFE and coverage of it, flow, copies and likelihood."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from reflow.evaluation.resume import finished_beside
 from reflow.evaluation.samplers import STREAM, Crew
 from reflow.evaluation.scores import evenly
 from reflow.evaluation.sweep import Sweep, Task
-from reflow.inputs import open_data_watched, real_data, recipe_of
+from reflow.inputs import open_data_watched, real_data, recipe_of, split_of
 from reflow.metrics.features.files import open_extractor
 from reflow.models import Model, load_model
 from reflow.recipes.read import with_source
@@ -135,7 +136,7 @@ def _require_samples(held_out: DataSet) -> None:
 
 def _split_of(model: Model) -> tuple[Any, ...]:
     """Return what decides which samples are held out, and what is generated."""
-    return model.header.facts["split"], model.event, model.classes
+    return split_of(model), model.event, model.classes
 
 
 def _write(path: Path, content: Result) -> None:
@@ -153,7 +154,7 @@ def _labels(model: Model, held_out: DataSet, count: int) -> list[int] | None:
 def _measure(crew: Crew, model: Model, parts: tuple[DataSet, DataSet], features: Path | None) -> Yardstick:
     """Return what samples are measured by, and say which networks look at them."""
     extractor = None if features is None else open_extractor(features, model.event, crew.device)
-    measure = yardstick(crew.recipe, *parts, model.header.facts["split"], extractor)
+    measure = yardstick(crew.recipe, *parts, asdict(split_of(model)), extractor)
     if extractor is not None:
         say(f"features: {extractor.name}, {extractor.size} of them, {features}")
     if measure.classifier is not None:

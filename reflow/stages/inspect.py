@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from reflow.artifacts import MODEL, PAIRS, SHARDS, STATE, Header, file_digest, read_artifact, read_header
-from reflow.artifacts.stage_directory import AVERAGE
+from reflow.artifacts.facts import Average
 from reflow.cost import Cost, cost_of
 from reflow.data.cache import verify
 from reflow.errors import ReflowError, UsageError
 from reflow.inputs import open_pairs_watched
 from reflow.recipes.read import built_in_recipes, read_recipe, settings_table
 from reflow.recipes.recipe import Recipe
-from reflow.report.run import open_run, tell_average
+from reflow.report.run import open_run
 
 SCHEMA = 1  # of the JSON
 CPU_RATE = 0.1  # TFLOP/s: what two cores sustained in training on the digits (README.md)
@@ -119,8 +119,8 @@ def _brief(key: str, value: Any) -> str:
         )
     if key == "class_names":
         return f"{len(value)}: {', '.join(value[:10])}{', ...' * (len(value) > 10)}"
-    if key == AVERAGE:
-        return tell_average(value)
+    if key == "average":
+        return str(Average(**value))
     if key == "nfe_histogram":
         return ", ".join(f"{nfe}: {count}" for nfe, count in value.items())
     return str(value)

@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 from reflow.artifacts import Header
+from reflow.artifacts.facts import PairFacts
 from reflow.artifacts.stage_directory import claim
 from reflow.data import DataSet
 from reflow.devices import choose_device
 from reflow.distributed import world
 from reflow.errors import UsageError
 from reflow.flow import Pair
-from reflow.inputs import already_complete, open_data_watched, real_data, recipe_of, require_velocity_field
+from reflow.inputs import (
+    already_complete,
+    open_data_watched,
+    real_data,
+    recipe_of,
+    require_velocity_field,
+    split_of,
+)
 from reflow.models import Model, load_model
 from reflow.pairs.writer import ShardSet, spent
 from reflow.pixels import dequantised
@@ -58,8 +66,8 @@ def run(
         stage="couple",
         rectification=model.header.rectification,
         recipe=recipe.model_dump(mode="json"),
-        parents={"model": model.digest, "data": model.header.facts["split"]["data"]},
-        facts={"event": list(model.event), "classes": model.classes, "inverted": True},
+        parents={"model": model.digest, "data": split_of(model).data},
+        facts=PairFacts(model.event, model.classes, inverted=True).to_json(),
     )
     with claim(out, "pairs", inputs=(model_path,), fresh=fresh):
         if not already_complete(out, header):
@@ -100,10 +108,10 @@ class _Inversion:
                 done += len(self.shards.numbers(shard))
                 meter.update(done)
         facts = self.shards.close(found.facts())
-        outside = len(self.data) - facts["count"]
+        outside = len(self.data) - (facts.count or 0)
         say(
-            f"{self.shards.out}: {facts['count']} pairs of {len(self.data)} images, {outside} outside "
-            f"couple.noise_gate or couple.round_trip_gate; {facts['nfe_mean']:.1f} evaluations each on "
+            f"{self.shards.out}: {facts.count} pairs of {len(self.data)} images, {outside} outside "
+            f"couple.noise_gate or couple.round_trip_gate; {facts.nfe_mean:.1f} evaluations each on "
             "average, both ways"
         )
 

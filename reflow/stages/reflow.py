@@ -1,6 +1,7 @@
 """reflow: retrain a model on the pairs that it made, from its own weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,15 +38,16 @@ def run(
     stores = [open_pairs_watched(path) for path in pairs_paths]
     pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
     training, held_out = pairs.split(recipe.reflow.held_out, recipe.seed)
+    facts = pairs.facts(teacher, recipe.reflow.held_out)
     header = Header(
         kind="model",
         stage="reflow",
         rectification=teacher.header.rectification + 1,
         recipe=recipe.model_dump(mode="json"),
         parents={"init": teacher.digest, **pairs.parents(), **parents_of(perceptual)},
-        facts=pairs.facts(teacher, recipe.reflow.held_out) | {"steps": recipe.reflow.steps},
+        facts=replace(facts, steps=recipe.reflow.steps).to_json(),
     )
     say_unread(overrides, "reflow")
     net = copy_of(teacher, recipe.model)
-    task = Task(net, training[0], objective, recipe.reflow, header, sides(training, held_out))
+    task = Task(net, training[0], objective, recipe.reflow, recipe, header, sides(training, held_out))
     train_model(task, where, out=out, inputs=(init, *pairs_paths), fresh=fresh)

@@ -14,7 +14,7 @@ from reflow.data import DataSet, open_data, split
 from reflow.devices import choose_device
 from reflow.errors import UsageError
 from reflow.models import Model, load_model
-from reflow.recipes.read import parse_recipe, settings_table
+from reflow.recipes.read import settings_table
 from reflow.report.gallery import IMAGES, POINTS, gallery_of
 from reflow.report.page import Chapter, render
 from reflow.report.plane.section import physics_section
@@ -65,7 +65,7 @@ def _chapter(name: str, found: Run, runs: int, where: torch.device) -> Chapter:
         gallery_of(found, models, _real(held_out), runs=runs, device=where),
         strips_of(models, runs=runs, device=where) if images else [],
         _section(models, held_out, level=3 if runs == 1 else 4),
-        settings_table(parse_recipe(found.entries[-1].header.recipe)),
+        settings_table(found.entries[-1].recipe),
     )
 
 
@@ -81,17 +81,16 @@ def _section(models: dict[str, Model], held_out: DataSet | None, *, level: int) 
         assert held_out.labels is not None
         rows = rows[held_out.labels == label]
     data, _ = held_out.take(rows[:POINTS])
-    return Markup(physics_section(models, data, int(first.recipe["seed"]), label=label, level=level))
+    return Markup(physics_section(models, data, first.recipe.seed, label=label, level=level))
 
 
 def _held_out(found: Run) -> DataSet | None:
     """Return the held-out data, or None when the data was files of the user's own."""
-    header = found.models()[0].header
-    recipe = parse_recipe(header.recipe)
-    if recipe.data.source == "files":
+    first = found.models()[0]
+    how = first.model_facts.split
+    if how is None or first.recipe.data.source == "files":
         return None
-    how = header.facts["split"]
-    _, held_out = split(open_data(recipe.data, how["seed"]), how["held_out"], how["seed"])
+    _, held_out = split(open_data(first.recipe.data, how.seed), how.held_out, how.seed)
     return held_out
 
 

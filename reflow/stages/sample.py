@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from reflow.artifacts import Header, read_header, write_artifact
+from reflow.artifacts.facts import PairFacts
 from reflow.artifacts.files import prepare, write_atomically, writing
 from reflow.devices import choose_device
 from reflow.errors import ReflowError, UsageError
@@ -128,9 +129,9 @@ def _write_safetensors(out: Path, samples: Pair, model: Model) -> None:
         kind="pairs",
         stage="sample",
         rectification=model.header.rectification,
-        recipe=model.recipe,
+        recipe=model.header.recipe,
         parents={"model": model.digest},
-        facts={"event": list(model.event), "classes": model.classes, "count": len(samples.x0)},
+        facts=PairFacts(model.event, model.classes, count=len(samples.x0)).to_json(),
     )
     write_artifact(out, tensors, header)
 

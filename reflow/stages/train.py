@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from reflow.artifacts import Header
+from reflow.artifacts.facts import ModelFacts, Split
 from reflow.couplings import Coupling, Independent
 from reflow.couplings.transport import Transported
 from reflow.data import BUILT_IN, DataSet, split
@@ -35,41 +35,36 @@ def run(
     )
     torch.manual_seed(draw_seed(recipe.seed, "weights"))
     net = build(recipe.model, data.event, classes, unconditional=null_label is not None)
-    facts: dict[str, Any] = {
-        "event": list(data.event),
-        "classes": classes,
-        "parameters": sum(weight.numel() for weight in net.parameters()),
-        "training_samples": len(training),
-        "held_out_samples": len(held_out),
-    }
-    facts |= {} if null_label is None else {"unconditional": True}
-    facts |= {} if classes is None else {"class_names": list(data.class_names)}
+    facts = ModelFacts(
+        event=data.event,
+        classes=classes,
+        student_steps=None,
+        split=Split(data.digest(), recipe.seed, recipe.data.held_out),
+        steps=recipe.train.steps,
+        parameters=sum(weight.numel() for weight in net.parameters()),
+        training_samples=len(training),
+        held_out_samples=len(held_out),
+        class_names=() if classes is None else tuple(data.class_names),
+        unconditional=null_label is not None,
+    )
+    header = Header(
+        kind="model",
+        stage="train",
+        rectification=1,
+        recipe=_portable(recipe).model_dump(mode="json"),
+        parents={"data": data.digest()},
+        facts=facts.to_json(),
+    )
     task = Task(
         net,
         _coupling(recipe, training, flip=recipe.data.flip),
         objective_of(recipe.train, null_label),
         recipe.train,
-        _header(recipe, data.digest(), facts),
+        recipe,
+        header,
         sides(*((_coupling(recipe, part, flip=False), len(part)) for part in (training, held_out))),
     )
     train_model(task, where, out=out, fresh=fresh)
-
-
-def _header(recipe: Recipe, digest: str, facts: dict[str, Any]) -> Header:
-    """Return the header of the base model of this recipe on data with this digest."""
-    return Header(
-        kind="model",
-        stage="train",
-        rectification=1,
-        recipe=_portable(recipe).model_dump(mode="json"),
-        parents={"data": digest},
-        facts=facts
-        | {
-            "steps": recipe.train.steps,
-            "student_steps": None,
-            "split": {"data": digest, "seed": recipe.seed, "held_out": recipe.data.held_out},
-        },
-    )
 
 
 def _coupling(recipe: Recipe, data: DataSet, *, flip: bool) -> Coupling:

@@ -16,6 +16,7 @@ import torch
 from reflow.artifacts import LOG, PREVIEW, Header
 from reflow.artifacts.files import write_atomically, writing
 from reflow.recipes.read import flat
+from reflow.recipes.recipe import Recipe
 from reflow.terminal import Meter, say
 from reflow.training.fit import Fit
 from reflow.training.running_means import Figures
@@ -91,12 +92,14 @@ def memory_mb(device: torch.device) -> int:
 class Followers:
     """All that are told of a training from its present step on; trackers are named."""
 
-    def __init__(self, out: Path, header: Header, fit: Fit, trackers: Sequence[str]) -> None:
+    def __init__(
+        self, out: Path, recipe: Recipe, header: Header, fit: Fit, trackers: Sequence[str]
+    ) -> None:
         self.out, self.stack = out, contextlib.ExitStack()
         self.books = Log(out / LOG, fit.step)
         self.meter = Meter(header.stage, fit.settings.steps, "steps", done=fit.step)
-        title = f"{header.recipe['name']} {header.stage} {header.rectification}"
-        launch = Launch(out, title, flat(header.recipe), fit.step)
+        title = f"{recipe.name} {header.stage} {header.rectification}"
+        launch = Launch(out, title, flat(recipe.model_dump(mode="json")), fit.step)
         self.trackers = [open_tracker(name, launch, say) for name in trackers]
 
     def __enter__(self) -> "Followers":

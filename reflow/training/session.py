@@ -16,6 +16,7 @@ from typing import ParamSpec
 import torch
 
 from reflow.artifacts import MODEL, STATE, Header, read_artifact, write_artifact
+from reflow.artifacts.facts import model_facts
 from reflow.artifacts.stage_directory import claim, require_same
 from reflow.couplings import Coupling
 from reflow.devices import choose_device
@@ -24,6 +25,7 @@ from reflow.errors import Interrupted, ReflowError
 from reflow.flow import Objective
 from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
+from reflow.recipes.recipe import Recipe
 from reflow.recipes.training import FitSettings
 from reflow.signals import watching_signals
 from reflow.terminal import say
@@ -50,6 +52,7 @@ class Task:
     coupling: Coupling
     objective: Objective
     settings: FitSettings
+    recipe: Recipe
     header: Header
     sides: Mapping[str, tuple[Coupling, int]] = field(default_factory=dict)
 
@@ -98,7 +101,7 @@ def train_model(
             task.coupling,
             task.objective,
             task.settings,
-            seed=int(task.header.recipe["seed"]),
+            seed=task.recipe.seed,
             stream=f"{task.header.stage} {task.header.rectification}",
             device=machine.device,
             world=here,
@@ -115,7 +118,7 @@ def finished(out: Path, wanted: Header) -> bool:
         return False
     found, _ = read_artifact(out / MODEL, "model")
     require_same(out / MODEL, found, wanted, growing=True)
-    before, now = found.facts["steps"], wanted.facts["steps"]
+    before, now = (model_facts(header.facts).steps for header in (found, wanted))
     if before == now:
         say(f"{out} is complete; nothing to do (--fresh makes it anew)")
         return True
@@ -134,7 +137,8 @@ class _Session:
     def __init__(self, task: Task, fit: Fit, out: Path) -> None:
         self.task, self.fit, self.out = task, fit, out
         self.world, self.settings = fit.world, fit.settings
-        self.model = Model(fit.average, task.header, digest="")
+        facts = model_facts(task.header.facts)
+        self.model = Model(fit.average, task.header, task.recipe, facts, digest="")
         self.states = States(out, task.header)
         self.asked, self.skipped = time.monotonic(), 0
         self.followers: Followers | None = None  # of the first process
@@ -144,7 +148,7 @@ class _Session:
         self.resume()
         with contextlib.ExitStack() as stack:
             if self.world.leads:
-                told = Followers(self.out, self.task.header, self.fit, trackers)
+                told = Followers(self.out, self.task.recipe, self.task.header, self.fit, trackers)
                 self.followers = stack.enter_context(told)
             self.take_steps()
             self.publish()
@@ -233,8 +237,7 @@ class _Session:
         """Write the preview of the averaged model."""
         self.fit.averaged()
         if self.followers:
-            seed = int(self.task.header.recipe["seed"])
-            picture = preview(self.model, seed=seed, device=self.fit.device)
+            picture = preview(self.model, seed=self.task.recipe.seed, device=self.fit.device)
             self.followers.show(self.fit.step, picture)
 
     def publish(self) -> None:

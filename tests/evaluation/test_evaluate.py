@@ -100,7 +100,7 @@ def test_evaluate_reports_what_scikit_learn_finds_on_vectors(reflow: Command, tm
     how = {"seed": 0, "stream": "evaluate", "batch": 150, "device": torch.device("cpu")}
     (samples,) = generate(model, 150, method=fixed_method(model, 2), **how)  # type: ignore[arg-type]
     x1 = samples.pair.x1.double().numpy()[evenly(150, 80)]
-    recipe = parse_recipe(model.recipe)
+    recipe = model.recipe
     training, held_out = split(open_data(recipe.data, 0), recipe.data.held_out, 0)
     real = held_out.values.astype(np.float64)
     usual = generate(model, 150, method=usual_method(model), **how)  # type: ignore[arg-type]

@@ -214,7 +214,7 @@ def test_the_whole_chain_runs_with_a_transformer(reflow: Command, tmp_path: Path
         answer = reflow(*command)
         assert answer.code == 0, (command, answer.err)
     model = load_model(student)
-    assert (model.recipe["model"]["kind"], model.event, model.classes) == (
+    assert (model.recipe.model.kind, model.event, model.classes) == (
         "dit",
         (1, 8, 8),
         10 if labelled else None,

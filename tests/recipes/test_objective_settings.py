@@ -7,7 +7,7 @@ import pytest
 from commands import Command
 
 from reflow import load_model
-from reflow.recipes.read import differences, override, parse_recipe, read_recipe
+from reflow.recipes.read import differences, override, read_recipe
 from reflow.recipes.recipe import Recipe
 from reflow.recipes.training import LEARNS_WITH
 
@@ -75,7 +75,7 @@ def test_a_student_says_what_its_objective_brought(reflow: Command, chain: Path,
         command = ("distill", chain / "reflow", "--pairs", chain / "pairs", "--out", out)
         answer = reflow(*command, *words, "--set", "distill.steps=1")
         assert answer.code == 0, answer.err
-        return answer.err, parse_recipe(load_model(out).recipe)
+        return answer.err, load_model(out).recipe
 
     told, made = said("--objective", "meanflow", "--set", "distill.lr=5e-4")
     assert learns_with(made) == ("meanflow", 5e-4, "pseudo-huber")

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from commands import TINY, Answer, Command, one_line
+from networks import model_of
 from safetensors.torch import load_file
 from torch import nn
 
 from reflow import integrate, load_model
-from reflow.artifacts import Header, read_header
+from reflow.artifacts import read_header
+from reflow.artifacts.facts import ModelFacts
 from reflow.errors import ReflowError
 from reflow.guidance import guided
 from reflow.models import Model
@@ -20,23 +22,22 @@ from reflow.sampling.generate import labels_called
 from reflow.sampling.methods import tolerant_method
 
 
-def model_of(classes: int | None, *names: str) -> Model:
+def model_with(classes: int | None, *names: str) -> Model:
     """Return a model that knows its classes and nothing else."""
-    facts = {"event": [1], "classes": classes} | ({"class_names": list(names)} if names else {})
-    return Model(nn.Identity(), Header("model", "train", 1, {}, {}, facts), "")  # type: ignore[arg-type]
+    return model_of(nn.Identity(), ModelFacts((1,), classes, None, class_names=names))
 
 
 def test_classes_are_known_by_name_and_by_number() -> None:
-    assert labels_called(model_of(2, "cat", "dog"), ["dog", "0", "cat"], "--labels") == [1, 0, 0]
-    assert labels_called(model_of(3), ["2", "0"], "--labels") == [2, 0]  # of before names were noted
+    assert labels_called(model_with(2, "cat", "dog"), ["dog", "0", "cat"], "--labels") == [1, 0, 0]
+    assert labels_called(model_with(3), ["2", "0"], "--labels") == [2, 0]  # of before names were noted
 
 
 def test_a_number_is_a_name_only_where_some_class_is_called_so() -> None:
     """Else both `0` and `1` would give the first of the classes 1 to 10."""
-    counted = model_of(10, *(str(number) for number in range(1, 11)))
+    counted = model_with(10, *(str(number) for number in range(1, 11)))
     assert labels_called(counted, ["1", "10"], "--label") == [0, 9]
-    assert labels_called(model_of(3, "1", "2", "ten"), ["ten", "2"], "--label") == [2, 1]
-    for model, last in ((counted, "9, 10"), (model_of(11, *"abcdefghij", "7"), "i, j and 1 others")):
+    assert labels_called(model_with(3, "1", "2", "ten"), ["ten", "2"], "--label") == [2, 1]
+    for model, last in ((counted, "9, 10"), (model_with(11, *"abcdefghij", "7"), "i, j and 1 others")):
         with pytest.raises(ReflowError, match=f"^--label 0: no class of this model; give one of .*{last}$"):
             labels_called(model, ["0"], "--label")
 
@@ -48,21 +49,19 @@ def test_other_names_and_numbers_are_refused_with_those_there_are(name: str) -> 
         ((), "its number, 0 to 1"),
     ):
         with pytest.raises(ReflowError, match=f"^--labels {name}: no class of this model; give {ways}$"):
-            labels_called(model_of(2, *names), ["0", name], "--labels")
+            labels_called(model_with(2, *names), ["0", name], "--labels")
     with pytest.raises(ReflowError, match="trained without labels"):
-        labels_called(model_of(None), [name], "--labels")
+        labels_called(model_with(None), [name], "--labels")
 
 
 def test_students_take_no_tolerance_and_are_told_in_how_many_steps_they_draw() -> None:
-    for more, steps in (
-        ({}, "to draw in 1 Euler step and"),
-        ({"spans": True}, "for Euler steps, in any number; give"),
+    for spans, steps in (
+        (False, "to draw in 1 Euler step and"),
+        (True, "for Euler steps, in any number; give"),
     ):
-        header = Header(
-            "model", "distill", 2, {}, {}, {"event": [1], "classes": None, "student_steps": 1} | more
-        )
+        model = model_of(nn.Identity(), ModelFacts((1,), None, 1, spans=spans), "distill")
         with pytest.raises(ReflowError, match=f"this model was distilled {steps}"):
-            tolerant_method(Model(nn.Identity(), header, ""), 1e-3)  # type: ignore[arg-type]
+            tolerant_method(model, 1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def test_chain_runs_on_images_of_the_users_own(
     assert student.event == event
     assert student.classes == (CLASSES if labelled else None)
     assert student.student_steps == 2
-    assert student.recipe["data"]["source"] == "files"  # no paths in headers
+    assert student.recipe.data.source == "files"  # no paths in headers
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert [figure["nfe"] for figure in evaluation["models"][0]["figures"]] == [1, 4, 8]
     assert [figure["nfe"] for figure in evaluation["models"][2]["figures"]] == [2]

@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from reflow.models import build
+from reflow.artifacts import Header
+from reflow.artifacts.facts import ModelFacts
+from reflow.models import Model, build
 from reflow.models.preconditioning import Preconditioned
+from reflow.recipes.read import read_recipe
 from reflow.recipes.recipe import DitSettings, MlpSettings, ModelSettings, UnetSettings
 
 NETWORKS: dict[str, tuple[type[ModelSettings], dict[str, Any], tuple[int, ...]]] = {
@@ -46,3 +49,10 @@ def awake(net: Preconditioned) -> Preconditioned:
         for weight in net.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=rng))
     return net
+
+
+def model_of(net: nn.Module, facts: ModelFacts, stage: str = "train") -> Model:
+    """Return a model of these facts around any network; its recipe is that of points in the plane."""
+    recipe = read_recipe("gaussians")
+    header = Header("model", stage, 1, recipe.model_dump(mode="json"), {}, facts.to_json())
+    return Model(net, header, recipe, facts, "0" * 64)  # type: ignore[arg-type]
