@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from reflow.artifacts import PAIRS, Header
@@ -13,13 +13,13 @@ from reflow.errors import ReflowError
 from reflow.models import Model, build
 from reflow.models.preconditioning import Preconditioned
 from reflow.pairs.store import PairStore, open_pairs, read_index
-from reflow.recipes.read import override, unread
+from reflow.recipes.read import Overrides, override, unread
 from reflow.recipes.recipe import DataSettings, ModelSettings, Recipe
 from reflow.terminal import Meter, say
 
 
-def recipe_of(model: Model, overrides: Iterable[str]) -> Recipe:
-    """Return the recipe that travels in a model's header, with `section.key=value` applied."""
+def recipe_of(model: Model, overrides: Overrides) -> Recipe:
+    """Return the recipe that travels in a model's header, with some settings changed."""
     return override(model.recipe, overrides)
 
 
@@ -81,9 +81,9 @@ def real_data(
 PATIENCE_SECONDS = 2.0  # what takes less than this shows nothing
 
 
-def say_unread(overrides: Iterable[str], section: str) -> None:
+def say_unread(overrides: Overrides, section: str) -> None:
     """Say which training settings a stage does not read, as it reads those of its own section."""
-    for name in unread(overrides, [section]):
+    for name in unread(overrides, section):
         say(f"note: --set {name} changes nothing here; this stage reads [{section}]")
 
 

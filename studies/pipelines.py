@@ -44,7 +44,7 @@ from reflow.artifacts import MODEL, Header, write_artifact
 from reflow.data import open_data
 from reflow.errors import ReflowError
 from reflow.flow import Pair
-from reflow.recipes.read import override
+from reflow.recipes.read import override, parse_overrides
 from reflow.recipes.recipe import Recipe
 from reflow.recipes.training import BaseFitSettings
 
@@ -67,7 +67,7 @@ class Reflow(rectified_flow_pytorch.Reflow):  # type: ignore[misc]
 
 def regressing(recipe: Recipe) -> Optimisation:
     """Return the optimisation that regression trains best with, whatever the recipe distills by."""
-    return optimisation_of(override(recipe, ["distill.objective=regress"]).distill)
+    return optimisation_of(override(recipe, parse_overrides(["distill.objective=regress"])).distill)
 
 
 def base_with_pairs(problem: Problem, phases: Phases, solve: Solve) -> tuple[nn.Module, nn.Module, Pair]:
@@ -200,7 +200,7 @@ def compete(
     if out.exists():
         return
     print(f"{folder}: {seconds}", file=sys.stderr, flush=True)
-    recipe = override(study.settings, [f"seed={seed}"])
+    recipe = override(study.settings, parse_overrides([f"seed={seed}"]))
     labelled = recipe.data.labels and name not in UNLABELLED
     alike = labelled == recipe.data.labels and plain(recipe.train) and name not in OWN_BASE
     base = study.folder(seed, Chain().under(study.settings)["base"]) if share and alike else None

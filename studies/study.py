@@ -31,7 +31,7 @@ from variants import Stage, Variant, variants
 
 from reflow.artifacts import MODEL, PAIRS
 from reflow.errors import ReflowError
-from reflow.recipes.read import read_recipe
+from reflow.recipes.read import parse_overrides, read_recipe
 from reflow.recipes.recipe import Recipe
 
 INITIAL = Path(__file__).with_name("initial.py")
@@ -66,7 +66,7 @@ class Study:
     @cached_property
     def settings(self) -> Recipe:
         """The recipe with its changes."""
-        return read_recipe(self.recipe, self.changes)
+        return read_recipe(self.recipe, parse_overrides(self.changes))
 
     @property
     def text(self) -> str:

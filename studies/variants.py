@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from reflow.errors import ReflowError
 from reflow.objectives.distances import DISTANCES
-from reflow.recipes.read import override
+from reflow.recipes.read import override, parse_overrides
 from reflow.recipes.recipe import Recipe
 from reflow.recipes.training import LEARNS_WITH
 
@@ -91,7 +91,7 @@ class Chain:
 def effective(recipe: Recipe, changes: Sequence[str]) -> Changes:
     """Return the changes, or none if the recipe has them all."""
     try:
-        return () if override(recipe, changes) == recipe else tuple(changes)
+        return () if override(recipe, parse_overrides(changes)) == recipe else tuple(changes)
     except ReflowError:  # of a setting that this version does not know: the command itself will say so
         return tuple(changes)
 

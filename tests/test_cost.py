@@ -23,7 +23,7 @@ from reflow.objectives.distances import squared
 from reflow.objectives.distillation import STUDENTS
 from reflow.pairs.store import read_index
 from reflow.recipes.network import DitSettings, MlpSettings, UnetSettings
-from reflow.recipes.read import built_in_recipes, read_recipe
+from reflow.recipes.read import built_in_recipes, parse_overrides, read_recipe
 from reflow.recipes.recipe import FIXED_SOLVERS, CoupleSettings, DataSettings
 from reflow.solvers import integrate
 
@@ -79,7 +79,7 @@ def test_a_training_example_costs_three_evaluations_and_four_with_recompute(
 ) -> None:
     recipe = read_recipe(
         "cifar10",
-        ["train.steps=1", "train.batch=2", f"train.recompute={recompute}".lower()],
+        parse_overrides(["train.steps=1", "train.batch=2", f"train.recompute={recompute}".lower()]),
     )
     cost = cost_of(recipe)
     assert cost.stages[0].evaluations == 2 * passes
@@ -96,7 +96,7 @@ def test_a_training_example_costs_three_evaluations_and_four_with_recompute(
 
 def test_examples_pairs_and_hours_follow_the_settings() -> None:
     changes = ["distill.objective=regress", "distill.student_steps=3", "couple.count=7"]
-    cost = cost_of(read_recipe("digits", changes))
+    cost = cost_of(read_recipe("digits", parse_overrides(changes)))
     train, couple, reflow, distill = cost.stages
     assert (train.examples, train.evaluations) == (1500 * 128, 3 * 1500 * 128)
     assert (couple.examples, couple.evaluations, cost.nfe_assumed) == (7, 7 * 25, True)
@@ -128,7 +128,7 @@ def test_a_real_run_had_these_parameters_evaluations_and_bytes(chain: Path) -> N
 
 
 def test_labels_and_shorter_images_change_the_size_of_pairs() -> None:
-    recipe = read_recipe("fashion-mnist", ["couple.image_dtype=bfloat16"])
+    recipe = read_recipe("fashion-mnist", parse_overrides(["couple.image_dtype=bfloat16"]))
     assert bytes_of(recipe.couple, samples_of(recipe.data, recipe.model)) == 28 * 28 * (4 + 2) + 8
 
 
@@ -156,7 +156,7 @@ def test_what_is_not_known_of_the_samples_is_assumed_or_refused() -> None:
 
 def test_inspect_estimates_a_recipe_with_other_settings(reflow: Command) -> None:
     answer = json.loads(reflow("inspect", "digits", "--json", "--rate", 2, "--set", "train.steps=3").out)
-    cost, known = answer["cost"], cost_of(read_recipe("digits", ["train.steps=3"]))
+    cost, known = answer["cost"], cost_of(read_recipe("digits", parse_overrides(["train.steps=3"])))
     assert answer["recipe"]["train"]["steps"] == 3
     assert (cost["event"], cost["multiply_adds"]) == ([1, 8, 8], known.network.multiply_adds)
     assert cost["stages"]["train"]["examples"] == 3 * 128
@@ -210,11 +210,11 @@ def test_a_students_example_costs_what_is_called_for_it(objective: str, evaluati
 
         return field
 
-    settings = read_recipe("digits", [f"distill.objective={objective}"]).distill
+    settings = read_recipe("digits", parse_overrides([f"distill.objective={objective}"])).distill
     x0 = torch.zeros(4, 2)
     student = STUDENTS[objective].objective(settings, watched("teacher"), squared)
     student(watched("student"), Pair(x0, x0), batch_of(4, rng()))
     assert len(calls) == evaluations
-    recipe = read_recipe("digits", [f"distill.objective={objective}"])
+    recipe = read_recipe("digits", parse_overrides([f"distill.objective={objective}"]))
     distill = cost_of(recipe).stages[-1]
     assert distill.evaluations == evaluations * distill.examples

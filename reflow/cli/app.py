@@ -58,7 +58,9 @@ def train(
     from reflow.recipes.read import read_recipe, with_source
     from reflow.stages import reflow as retraining
     from reflow.stages import train as stage
+    from reflow.training.job import Job
 
+    job = Job(out, device, compiled, tuple(track or ()), fresh)
     overrides = changes_of(settings, seed)
     shares = weights_of(weights, pairs or [])
     if (not pairs) != (init is None):
@@ -72,11 +74,7 @@ def train(
             shares,
             overrides,
             perceptual,
-            out=out,
-            device=device,
-            compiled=compiled,
-            trackers=track or [],
-            fresh=fresh,
+            job,
         )
         return
     if perceptual is not None:
@@ -88,7 +86,7 @@ def train(
     chosen = read_recipe(recipe, overrides)
     if data is not None:
         chosen = with_source(chosen, data)
-    stage.run(chosen, out=out, device=device, compiled=compiled, trackers=track or [], fresh=fresh)
+    stage.run(chosen, job)
 
 
 @app.command()
@@ -118,14 +116,16 @@ def couple(
     from reflow.errors import UsageError
     from reflow.stages import couple as stage
     from reflow.stages import invert as inversion
+    from reflow.training.job import Job
 
+    job = Job(out, device, compiled, fresh=fresh)
     chosen = {
         "couple.count": count,
         "couple.precision": precision,
         "couple.guidance": guidance,
         "couple.guidance_interval": interval_of(guidance_interval),
     }
-    overrides = changes_of(settings, seed, chosen) + solver_changes(solver, steps, tolerance, grid)
+    overrides = changes_of(settings, seed, chosen) | solver_changes(solver, steps, tolerance, grid)
     if not invert:
         if data is not None:
             raise UsageError("--data is for --invert; other pairs start from noise")
@@ -134,11 +134,8 @@ def couple(
             overrides,
             labels=labels,
             against=against,
-            out=out,
             part=part,
-            device=device,
-            compiled=compiled,
-            fresh=fresh,
+            job=job,
         )
         return
     if compiled or any(option is not None for option in (part, labels, count, against)):
@@ -146,7 +143,7 @@ def couple(
             "--invert takes all training images in one job, uncompiled; "
             "leave out --part, --labels, --count, --against and --compile"
         )
-    inversion.run(model, overrides, source=data, out=out, device=device, fresh=fresh)
+    inversion.run(model, overrides, source=data, job=job)
 
 
 @app.command()
@@ -181,6 +178,7 @@ def distill(
 ) -> None:
     """Fit a generator that needs one network evaluation per image (or --steps of them)."""
     from reflow.stages import distill as stage
+    from reflow.training.job import Job
 
     overrides = changes_of(settings, seed, {"distill.objective": objective, "distill.student_steps": steps})
     shares = weights_of(weights, pairs)
@@ -190,11 +188,7 @@ def distill(
         shares,
         overrides,
         perceptual,
-        out=out,
-        device=device,
-        compiled=compiled,
-        trackers=track or [],
-        fresh=fresh,
+        Job(out, device, compiled, tuple(track or ()), fresh),
     )
 
 
@@ -221,7 +215,7 @@ def evaluate(
     from reflow.evaluation import results
     from reflow.stages import evaluate as stage
 
-    overrides = changes_of(settings, seed) + sweep_changes(nfe, solver, tolerance, likelihood)
+    overrides = changes_of(settings, seed) | sweep_changes(nfe, solver, tolerance, likelihood)
     result = stage.run(models, overrides, source=data, features=features, out=out, device=device)
     if result is not None:  # under torchrun the first process has it
         print(results.to_json(result) if as_json else results.to_table(result))  # noqa: T201
@@ -298,4 +292,4 @@ def inspect(
 
     if rate is not None and not rate > 0:
         raise UsageError("--rate must be above 0")
-    print(stage.run(path, settings or [], rate=rate, as_json=as_json))  # noqa: T201
+    print(stage.run(path, changes_of(settings, None), rate=rate, as_json=as_json))  # noqa: T201

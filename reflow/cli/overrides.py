@@ -1,24 +1,22 @@
 """What options on the command line say, as changes of the recipe. This module does not import torch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from reflow.errors import UsageError
 
 
 def changes_of(
-    settings: list[str] | None,
-    seed: int | None,
-    named: dict[str, float | str | list[float] | None] | None = None,
-) -> list[str]:
-    """Return all changes of the recipe as `section.key=value`; named options come last."""
-    changes = {"seed": seed, **(named or {})}
-    return [
-        *(settings or []),
-        *(f"{key}={value}" for key, value in changes.items() if value is not None),
-    ]
+    settings: list[str] | None, seed: int | None, named: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return all changes of the recipe by dotted name; options that were given win over --set."""
+    from reflow.recipes.read import parse_overrides
+
+    given = {name: value for name, value in {"seed": seed, **(named or {})}.items() if value is not None}
+    return parse_overrides(settings or []) | given
 
 
 def weights_of(text: str | None, pairs: list[Path]) -> list[Fraction] | None:
@@ -54,8 +52,8 @@ def interval_of(text: str | None) -> list[float] | None:
 
 def solver_changes(
     solver: str | None, steps: int | None, tolerance: float | None, grid: str | None
-) -> list[str]:
-    """Return the [couple] settings of a solver given on the command line."""
+) -> dict[str, Any]:
+    """Return the [couple] settings of a solver given on the command line; None is a setting's default."""
     if grid is not None and tolerance is not None:
         raise UsageError("--grid goes with --steps N; with --tolerance the pilot finds the grid")
     if tolerance is not None and not tolerance > 0:
@@ -63,33 +61,26 @@ def solver_changes(
     if steps is not None and tolerance is not None:
         raise UsageError("give --steps (a fixed grid) or --tolerance (a pilot finds the steps), not both")
     if steps is None and tolerance is None and solver is None and grid is None:
-        return []
-    changes = {"steps": steps, "tolerance": tolerance, "grid": grid}
-    if steps is not None or tolerance is not None:
-        solver = solver or ("adams" if steps is None else "heun")
-    chosen = [] if solver is None else [f'couple.solver="{solver}"']
-    return chosen + [
-        f"couple.{key}={'none' if value is None else value}"
-        for key, value in changes.items()
-        if value is not None or steps is not None or tolerance is not None
-    ]
+        return {}
+    changes = {"solver": solver, "steps": steps, "tolerance": tolerance, "grid": grid}
+    if steps is not None or tolerance is not None:  # the whole method is chosen anew
+        changes["solver"] = solver or ("adams" if steps is None else "heun")
+    else:
+        changes = {key: value for key, value in changes.items() if value is not None}
+    return {f"couple.{key}": value for key, value in changes.items()}
 
 
 def sweep_changes(
     nfe: str | None, solver: str | None, tolerances: str | None, likelihood: bool
-) -> list[str]:
+) -> dict[str, Any]:
     """Return the [evaluate] settings of a sweep on the command line."""
-    from reflow.recipes.recipe import FIXED_SOLVERS
-
-    if solver is not None and solver not in FIXED_SOLVERS:
-        raise UsageError(f"--solver {solver}: unknown; choose from {', '.join(FIXED_SOLVERS)}")
     changes = {
         "nfe": _listed("--nfe", nfe, int, "whole numbers above 0", "1,2,4,8"),
         "solver": solver,
         "tolerances": _listed("--tolerance", tolerances, float, "numbers above 0", "1e-2,1e-3"),
-        "likelihood": "true" if likelihood else None,
+        "likelihood": likelihood or None,
     }
-    return [f"evaluate.{key}={value}" for key, value in changes.items() if value is not None]
+    return {f"evaluate.{key}": value for key, value in changes.items() if value is not None}
 
 
 def _listed(

@@ -9,14 +9,18 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from reflow.errors import ReflowError
+from reflow.errors import ReflowError, UsageError
 from reflow.recipes.fields import Settings
 from reflow.recipes.recipe import MODEL_KINDS, GuidanceSettings, ModelSettings, Recipe, SolverSettings
 from reflow.recipes.training import OF_AN_OBJECTIVE
+
+Overrides = Mapping[str, Any]  # values by dotted name; None takes a setting back to its default
+NONE: Overrides = MappingProxyType({})
 
 
 def built_in_recipes() -> list[str]:
@@ -25,11 +29,11 @@ def built_in_recipes() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Return the recipe of a built-in name or a .toml path, with `section.key=value` applied.
+def read_recipe(name_or_path: str, overrides: Overrides = NONE) -> Recipe:
+    """Return the recipe of a built-in name or a .toml path, with some settings changed.
 
-    A value is TOML, or a bare word; `none` takes the setting back to its default. What the recipe chose for
-    its objective of [distill] is left behind by another objective, and `section.key=value` wins over that.
+    What the recipe chose for its objective of [distill] is left behind by another objective, unless the
+    overrides say otherwise.
     """
     if name_or_path in built_in_recipes():
         text = (resources.files("reflow.recipes") / f"{name_or_path}.toml").read_text("utf-8")
@@ -43,8 +47,8 @@ def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
             why = f"is not text in UTF-8 ({error.reason}); save it as such"
             raise ReflowError(f"recipe {name_or_path} {why}") from error
     else:
-        raise ReflowError(
-            f"no recipe is called {name_or_path!r}; "
+        raise UsageError(
+            f"there is no recipe of the name {name_or_path!r}; "
             f"give one of {', '.join(built_in_recipes())} or the path of a .toml file"
         )
     try:
@@ -55,21 +59,21 @@ def read_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     return parse_recipe(content, overrides, f"recipe {name_or_path}")
 
 
-def parse_recipe(content: dict[str, Any], overrides: Iterable[str] = (), origin: str = "recipe") -> Recipe:
+def parse_recipe(content: dict[str, Any], overrides: Overrides = NONE, origin: str = "recipe") -> Recipe:
     """Return the validated recipe of a nested dict; `origin` names it in messages."""
     content = json.loads(json.dumps(content, default=str))
-    changes = _in_order(overrides)
-    for override in changes:
-        _apply(content, override)
+    for name, value in _objective_first(overrides):
+        _apply(content, name, value)
     try:
         return Recipe.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        where = f"{origin} with --set" if changes else origin
-        raise ReflowError(f"{where}: {_explain(error)}") from error
+        if overrides:
+            raise UsageError(f"{origin} with --set: {_explain(error)}") from error
+        raise ReflowError(f"{origin}: {_explain(error)}") from error
 
 
-def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
-    """Return the recipe with `section.key=value` settings applied."""
+def override(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """Return the recipe with some settings changed."""
     return parse_recipe(recipe.model_dump(mode="json"), overrides, f"recipe {recipe.name}")
 
 
@@ -130,34 +134,46 @@ def settings_table(recipe: Recipe) -> list[tuple[str, Any, str]]:
     return rows
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    *sections, key = path.strip().split(".")
-    if not equals or not key or len(sections) > 1:
-        raise ReflowError(f"--set {override}: write it as section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for section in sections:
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Return the values of `section.key=value` texts by name; of several for one name the last counts.
+
+    A value is TOML, or a bare word; `none` takes the setting back to its default.
+    """
+    overrides: dict[str, Any] = {}
+    for text in texts:
+        name, equals, written = text.partition("=")
+        *sections, key = name.strip().split(".")
+        if not equals or not key or len(sections) > 1:
+            raise UsageError(f"--set {text}: write it as section.key=value")
+        try:
+            value = tomllib.loads(f"value = {written}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = written.strip()
+        overrides[name.strip()] = None if value == "none" else value
+    return overrides
+
+
+def _apply(content: dict[str, Any], name: str, value: Any) -> None:
+    """Change one setting; None takes it back to its default."""
+    section, _, key = name.rpartition(".")
+    value = json.loads(json.dumps(value, default=str))
+    if section:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise ReflowError(f"--set {override}: {section} is a value, not a section")
-    if sections == ["model"] and key == "kind" and value in MODEL_KINDS:
+            raise UsageError(f"--set {name}: {section} is a value, not a section")
+    if name == "model.kind" and value in MODEL_KINDS:
         _keep_common(content, str(value))
-    if sections == ["distill"] and key == "objective":
-        _change_objective(content, "regress" if value == "none" else value)
-    if value == "none":
+    if name == "distill.objective":
+        _change_objective(content, "regress" if value is None else value)
+    if value is None:
         content.pop(key, None)
     else:
         content[key] = value
 
 
-def _in_order(overrides: Iterable[str]) -> list[str]:
-    """Return changes with the objective of [distill] first, so that what they say of its settings wins."""
-    changes = list(overrides)
-    objectives = [change for change in changes if change.partition("=")[0].strip() == "distill.objective"]
-    return objectives[-1:] + [change for change in changes if change not in objectives]
+def _objective_first(overrides: Overrides) -> list[tuple[str, Any]]:
+    """Return overrides, the objective of [distill] first: what they say of its settings wins."""
+    return sorted(overrides.items(), key=lambda item: item[0] != "distill.objective")
 
 
 def _change_objective(distill: dict[str, Any], objective: object) -> None:
@@ -174,11 +190,10 @@ def _keep_common(model: dict[str, Any], kind: str) -> None:
         del model[key]
 
 
-def unread(overrides: Iterable[str], sections: Iterable[str]) -> list[str]:
-    """Return which `section.key=value` settings are of training sections that a stage does not read."""
-    others = {"train", "reflow", "distill"} - set(sections)
-    names = [override.partition("=")[0].strip() for override in overrides]
-    return [name for name in names if name.partition(".")[0] in others]
+def unread(overrides: Overrides, section: str) -> list[str]:
+    """Return which overrides are of training sections other than the one that a stage reads."""
+    others = {"train", "reflow", "distill"} - {section}
+    return [name for name in overrides if name.partition(".")[0] in others]
 
 
 def _explain(error: ValidationError) -> str:

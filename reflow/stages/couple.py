@@ -32,12 +32,14 @@ from reflow.pairs.collapse import (
 from reflow.pairs.store import read_index
 from reflow.pairs.writer import ShardSet, Shelf, spent
 from reflow.precision import in_precision
+from reflow.recipes.read import Overrides
 from reflow.recipes.recipe import CoupleSettings, Recipe
 from reflow.sampling.generate import Charged, Source, arrivals, charged, labels_called, source_of
 from reflow.sampling.plan_file import Survey, agreed, survey, tell
 from reflow.signals import interruptible, watching_signals
 from reflow.solvers.pilot import samples_for
 from reflow.terminal import Meter, say
+from reflow.training.job import Job
 
 STREAM, PILOT = "couple", "pilot"
 KEPT = "the complete shards are kept"
@@ -45,41 +47,38 @@ KEPT = "the complete shards are kept"
 
 def run(
     model_path: Path,
-    overrides: list[str],
+    overrides: Overrides,
     *,
     labels: str | None,
     against: Path | None,
-    out: Path,
     part: str | None,
-    device: str,
-    compiled: bool,
-    fresh: bool,
+    job: Job,
 ) -> None:
-    """Make the pairs of the model at `model_path` in `out`, or the shards of one part of them.
+    """Make the pairs of the model at `model_path`, or the shards of one part of them.
 
     labels: names or numbers of classes with commas between. With `against`, the pairs of the first round,
     images that cover too little of theirs are refused; their shards stay.
     """
     mine = part_of(part)
-    if mine is not None and fresh:
-        raise UsageError(f"--fresh would discard the work of other parts; remove {out} instead")
-    where = choose_device(device, world().local_rank)
+    if mine is not None and job.fresh:
+        raise UsageError(f"--fresh would discard the work of other parts; remove {job.out} instead")
+    where = choose_device(job.device, world().local_rank)
     model = load_model(model_path).to(where)
     require_velocity_field(model, model_path)
     if labels is not None:
         chosen = labels_called(model, [name.strip() for name in labels.split(",")], "--labels")
-        overrides = [*overrides, f"couple.labels={chosen}"]
+        overrides = {**overrides, "couple.labels": chosen}
     recipe = recipe_of(model, overrides)
     say_unread(overrides, "couple")
     header = _header(model, recipe)
     first = None if against is None else first_pairs(against, header)
     inputs = (model_path,) if against is None else (model_path, against)
-    with claim(out, "pairs", inputs=inputs, fresh=fresh, part=None if mine is None else str(mine)):
-        shards = ShardSet(out, header, recipe.couple.count, recipe.couple.shard)
-        job = _Job(model, header, recipe, out, where, compiled, shards, first)
-        if not job.complete():
-            job.make(mine or Part(1, 1))
-            job.close(mine)
+    with claim(job.out, "pairs", inputs=inputs, fresh=job.fresh, part=None if mine is None else str(mine)):
+        shards = ShardSet(job.out, header, recipe.couple.count, recipe.couple.shard)
+        pairs = _Pairs(model, header, recipe, job.out, where, bool(job.compiled), shards, first)
+        if not pairs.complete():
+            pairs.make(mine or Part(1, 1))
+            pairs.close(mine)
 
 
 def _header(model: Model, recipe: Recipe) -> Header:
@@ -95,7 +94,7 @@ def _header(model: Model, recipe: Recipe) -> Header:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Pairs:
     """What all shards of one set of pairs have in common."""
 
     model: Model

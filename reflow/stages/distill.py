@@ -19,9 +19,11 @@ from reflow.objectives.lpips import Perceptual, load_perceptual, parents_of
 from reflow.pairs.mixing import mix
 from reflow.pairs.store import PairStore
 from reflow.precision import in_precision
+from reflow.recipes.read import Overrides
 from reflow.recipes.recipe import GuidanceSettings, Recipe
 from reflow.recipes.training import DistillSettings
 from reflow.terminal import say
+from reflow.training.job import Job
 from reflow.training.session import Machine, Task, machine, train_model
 from reflow.training.validation import sides
 
@@ -30,17 +32,12 @@ def run(
     model: Path,
     pairs_paths: Sequence[Path],
     weights: Sequence[Fraction] | None,
-    overrides: list[str],
+    overrides: Overrides,
     perceptual_weights: Path | None,
-    *,
-    out: Path,
-    device: str,
-    compiled: bool | None,
-    trackers: Sequence[str],
-    fresh: bool,
+    job: Job,
 ) -> None:
-    """Distill the model at `model` on pairs that it made or learnt from, into `out`."""
-    where = machine(device, compiled=compiled, trackers=trackers)
+    """Distill the model at `model` on pairs that it made or learnt from."""
+    where = machine(job)
     teacher = load_model(model)
     require_velocity_field(teacher, model)
     recipe = recipe_of(teacher, overrides)
@@ -71,7 +68,7 @@ def run(
     velocity = _velocity(teacher, stores, settings, where.device) if student.follows else teacher
     objective = student.objective(settings, velocity, _distance(settings, perceptual))
     task = Task(net, training[0], objective, settings, recipe, header, sides(training, held_out))
-    train_model(task, where, out=out, inputs=(model, *pairs_paths), fresh=fresh)
+    train_model(task, where, job, inputs=(model, *pairs_paths))
 
 
 def _say_brought(before: DistillSettings, after: DistillSettings) -> None:

@@ -21,7 +21,7 @@ from reflow.evaluation.sweep import Sweep, Task
 from reflow.inputs import open_data_watched, real_data, recipe_of, split_of
 from reflow.metrics.features.files import open_extractor
 from reflow.models import Model, load_model
-from reflow.recipes.read import with_source
+from reflow.recipes.read import Overrides, with_source
 from reflow.recipes.recipe import EvaluateSettings, Recipe, SolverSettings
 from reflow.sampling.methods import fixed_method, tolerant_method, usual_method
 from reflow.terminal import say
@@ -35,7 +35,7 @@ Result = dict[str, Any]
 
 def run(
     paths: list[Path],
-    overrides: list[str],
+    overrides: Overrides,
     *,
     source: str | None,
     features: Path | None,
@@ -84,7 +84,7 @@ def _require_place(out: Path) -> None:
         prepare(path)
 
 
-def _recipe(model: Model, overrides: list[str], source: str | None) -> Recipe:
+def _recipe(model: Model, overrides: Overrides, source: str | None) -> Recipe:
     """Return the recipe of the first model, changed as the command line says."""
     recipe = recipe_of(model, overrides)
     return recipe if source is None else with_source(recipe, source)
@@ -101,7 +101,7 @@ def _require_comparable(models: list[Model], paths: list[Path], settings: Evalua
 
 
 def _say_left_out(
-    models: list[Model], paths: list[Path], overrides: list[str], settings: EvaluateSettings
+    models: list[Model], paths: list[Path], overrides: Overrides, settings: EvaluateSettings
 ) -> None:
     """Say what was asked for but changes nothing for students: they draw in Euler steps, without a flow."""
     asked = {change.partition("=")[0].strip() for change in overrides}

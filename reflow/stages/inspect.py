@@ -12,7 +12,7 @@ from reflow.cost import Cost, cost_of
 from reflow.data.cache import verify
 from reflow.errors import ReflowError, UsageError
 from reflow.inputs import open_pairs_watched
-from reflow.recipes.read import built_in_recipes, read_recipe, settings_table
+from reflow.recipes.read import Overrides, built_in_recipes, read_recipe, settings_table
 from reflow.recipes.recipe import Recipe
 from reflow.report.run import open_run
 
@@ -21,7 +21,7 @@ CPU_RATE = 0.1  # TFLOP/s: what two cores sustained in training on the digits (R
 GPU_RATE = 50.0  # TFLOP/s, assumed: a sixth of the peak of an A100 in bfloat16
 
 
-def run(path: Path, overrides: list[str], *, rate: float | None, as_json: bool) -> str:
+def run(path: Path, overrides: Overrides, *, rate: float | None, as_json: bool) -> str:
     """Return the answer for people or, with `as_json`, for machines.
 
     Raises ReflowError when the path is none of ours or is damaged.

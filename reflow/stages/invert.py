@@ -27,7 +27,7 @@ from reflow.models import Model, load_model
 from reflow.pairs.writer import ShardSet, spent
 from reflow.pixels import dequantised
 from reflow.precision import in_precision
-from reflow.recipes.read import with_source
+from reflow.recipes.read import Overrides, with_source
 from reflow.recipes.recipe import CoupleSettings, Recipe
 from reflow.sampling.generate import Charged, charged
 from reflow.sampling.plan_file import Survey, agreed, survey, tell
@@ -35,23 +35,16 @@ from reflow.signals import interruptible, watching_signals
 from reflow.solvers.pilot import samples_for
 from reflow.solvers.solution import Solution, follow
 from reflow.terminal import Meter, say
+from reflow.training.job import Job
 
 STREAM = "dequantise"
 
 
-def run(
-    model_path: Path,
-    overrides: list[str],
-    *,
-    source: str | None,
-    out: Path,
-    device: str,
-    fresh: bool,
-) -> None:
-    """Make pairs of the training images of the model at `model_path` and their noise in `out`."""
+def run(model_path: Path, overrides: Overrides, *, source: str | None, job: Job) -> None:
+    """Make pairs of the training images of the model at `model_path` and their noise."""
     if world().size > 1:
         raise UsageError("--invert takes all training images in one process; leave out torchrun")
-    where = choose_device(device)
+    where = choose_device(job.device)
     model = load_model(model_path).to(where)
     require_velocity_field(model, model_path)
     recipe = recipe_of(model, overrides)
@@ -69,9 +62,9 @@ def run(
         parents={"model": model.digest, "data": split_of(model).data},
         facts=PairFacts(model.event, model.classes, inverted=True).to_json(),
     )
-    with claim(out, "pairs", inputs=(model_path,), fresh=fresh):
-        if not already_complete(out, header):
-            shards = ShardSet(out, header, len(training), recipe.couple.shard)
+    with claim(job.out, "pairs", inputs=(model_path,), fresh=job.fresh):
+        if not already_complete(job.out, header):
+            shards = ShardSet(job.out, header, len(training), recipe.couple.shard)
             _Inversion(model, training, recipe, where, shards).make()
 
 

@@ -11,6 +11,8 @@ from reflow.models import load_model
 from reflow.objectives import objective_of
 from reflow.objectives.lpips import load_perceptual, parents_of
 from reflow.pairs.mixing import mix
+from reflow.recipes.read import Overrides
+from reflow.training.job import Job
 from reflow.training.session import Task, machine, train_model
 from reflow.training.validation import sides
 
@@ -19,17 +21,12 @@ def run(
     init: Path,
     pairs_paths: Sequence[Path],
     weights: Sequence[Fraction] | None,
-    overrides: list[str],
+    overrides: Overrides,
     perceptual_weights: Path | None,
-    *,
-    out: Path,
-    device: str,
-    compiled: bool | None,
-    trackers: Sequence[str],
-    fresh: bool,
+    job: Job,
 ) -> None:
     """Retrain a model on the sets of pairs that it made, starting from its averaged weights."""
-    where = machine(device, compiled=compiled, trackers=trackers)
+    where = machine(job)
     teacher = load_model(init)
     require_velocity_field(teacher, init)
     recipe = recipe_of(teacher, overrides)
@@ -50,4 +47,4 @@ def run(
     say_unread(overrides, "reflow")
     net = copy_of(teacher, recipe.model)
     task = Task(net, training[0], objective, recipe.reflow, recipe, header, sides(training, held_out))
-    train_model(task, where, out=out, inputs=(init, *pairs_paths), fresh=fresh)
+    train_model(task, where, job, inputs=(init, *pairs_paths))

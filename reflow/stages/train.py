@@ -1,8 +1,5 @@
 """train: fit the velocity on data (the base model) or on pairs (reflow)."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 
 from reflow.artifacts import Header
@@ -17,15 +14,14 @@ from reflow.objectives import objective_of
 from reflow.randomness import draw_seed
 from reflow.recipes.read import with_source
 from reflow.recipes.recipe import Recipe
+from reflow.training.job import Job
 from reflow.training.session import Task, machine, train_model
 from reflow.training.validation import sides
 
 
-def run(
-    recipe: Recipe, *, out: Path, device: str, compiled: bool | None, trackers: Sequence[str], fresh: bool
-) -> None:
-    """Train the base model of a recipe into `out`."""
-    where = machine(device, compiled=compiled, trackers=trackers)
+def run(recipe: Recipe, job: Job) -> None:
+    """Train the base model of a recipe."""
+    where = machine(job)
     data = _data(recipe)
     classes = len(data.class_names) if recipe.data.labels else None
     null_label = classes if recipe.train.label_dropout else None
@@ -64,7 +60,7 @@ def run(
         header,
         sides(*((_coupling(recipe, part, flip=False), len(part)) for part in (training, held_out))),
     )
-    train_model(task, where, out=out, fresh=fresh)
+    train_model(task, where, job)
 
 
 def _coupling(recipe: Recipe, data: DataSet, *, flip: bool) -> Coupling:

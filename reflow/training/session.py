@@ -31,6 +31,7 @@ from reflow.signals import watching_signals
 from reflow.terminal import say
 from reflow.training.checkpoints import States, kept
 from reflow.training.fit import Fit
+from reflow.training.job import Job
 from reflow.training.log import Followers
 from reflow.training.preview import preview
 from reflow.training.running_means import Figures
@@ -59,28 +60,26 @@ class Task:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it is fitted, and who is told: names of experiment trackers beside the log."""
+    """Where a network is fitted."""
 
     device: torch.device
     compiled: bool
-    trackers: Sequence[str]
 
 
-def machine(device: str, *, compiled: bool | None, trackers: Sequence[str]) -> Machine:
-    """Return the machine of some options; networks are compiled on NVIDIA GPUs unless told otherwise.
+def machine(job: Job) -> Machine:
+    """Return the machine of a job; networks are compiled on NVIDIA GPUs unless told otherwise.
 
     Raises ReflowError for a device that is not there and a tracker that is unknown or not installed.
     """
-    for name in trackers:
+    for name in job.trackers:
         require_tracker(name)
-    chosen = choose_device(device, world().local_rank)
-    return Machine(chosen, chosen.type == "cuda" if compiled is None else compiled, trackers)
+    chosen = choose_device(job.device, world().local_rank)
+    compiled = chosen.type == "cuda" if job.compiled is None else job.compiled
+    return Machine(chosen, compiled)
 
 
-def train_model(
-    task: Task, machine: Machine, *, out: Path, inputs: Sequence[Path] = (), fresh: bool
-) -> None:
-    """Train a network into the directory `out`, from its state if there is one, and write the model.
+def train_model(task: Task, machine: Machine, job: Job, *, inputs: Sequence[Path] = ()) -> None:
+    """Train a network into the directory of the job, from its state if there is one, and write the model.
 
     Raises Interrupted after a signal and ReflowError when gradients stay non-finite or the directory
     holds something else; the last state stands in both cases.
@@ -88,9 +87,9 @@ def train_model(
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(joined(machine.device))
         if here.leads:
-            anew = fresh and not restarts()  # what is there then is of this very command
-            stack.enter_context(claim(out, "model", inputs=inputs, fresh=anew))
-        if agree(here.leads and finished(out, task.header), here):
+            anew = job.fresh and not restarts()  # what is there then is of this very command
+            stack.enter_context(claim(job.out, "model", inputs=inputs, fresh=anew))
+        if agree(here.leads and finished(job.out, task.header), here):
             return
         average = copy.deepcopy(task.net).eval().requires_grad_(False)
         if machine.compiled:
@@ -106,7 +105,7 @@ def train_model(
             device=machine.device,
             world=here,
         )
-        _Session(task, fit, out).run(machine.trackers)
+        _Session(task, fit, job.out).run(job.trackers)
 
 
 def finished(out: Path, wanted: Header) -> bool:

@@ -42,7 +42,7 @@ def test_a_stage_goes_on_among_what_came_later(tmp_path: Path) -> None:
 def test_the_log_that_a_command_speaks_to_is_no_stranger(tmp_path: Path) -> None:
     """It may hold lines before the stage begins: torchrun's warnings, for one."""
     program = (
-        "import sys; from pathlib import Path; from reflow.workspace import claim\n"
+        "import sys; from pathlib import Path; from reflow.artifacts.stage_directory import claim\n"
         "with claim(Path(sys.argv[1]), 'model', fresh=False): pass"
     )
     with (tmp_path / "log.txt").open("w") as log:

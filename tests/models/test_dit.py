@@ -17,7 +17,7 @@ from reflow import load_model
 from reflow.errors import ReflowError
 from reflow.models import build
 from reflow.models.dit import DitBlock, positions
-from reflow.recipes.read import read_recipe
+from reflow.recipes.read import parse_overrides, read_recipe
 from reflow.recipes.recipe import DitSettings
 
 KIND = ("model.kind=dit", "model.channels=none", "model.multipliers=none")
@@ -187,7 +187,7 @@ def test_the_sizes_have_the_published_numbers_of_parameters() -> None:
 )
 def test_shapes_that_say_too_much_or_too_little_are_refused(changes: tuple[str, ...], message: str) -> None:
     with pytest.raises(ReflowError, match=message):
-        read_recipe(str(TINY), [*KIND, *changes])
+        read_recipe(str(TINY), parse_overrides([*KIND, *changes]))
 
 
 def test_every_setting_of_the_transformer_has_a_meaning() -> None:

@@ -14,7 +14,14 @@ from files import folder
 from reflow.cost import samples_of
 from reflow.errors import ReflowError
 from reflow.models import build, load_model
-from reflow.recipes.read import built_in_recipes, override, read_recipe, settings_table, unread
+from reflow.recipes.read import (
+    built_in_recipes,
+    override,
+    parse_overrides,
+    read_recipe,
+    settings_table,
+    unread,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +96,9 @@ def test_every_setting_has_a_meaning() -> None:
 def test_values_are_toml_or_bare_words_and_none_restores_the_default() -> None:
     recipe = override(
         read_recipe("digits"),
-        ["model.multipliers=[1, 1]", "train.times=u-shaped", "data.flip=true", "train.clip=none"],
+        parse_overrides(
+            ["model.multipliers=[1, 1]", "train.times=u-shaped", "data.flip=true", "train.clip=none"]
+        ),
     )
     assert recipe.model.kind == "unet"
     assert recipe.model.multipliers == (1, 1)
@@ -138,19 +147,19 @@ def test_readme_shows_every_command() -> None:
 
 
 def test_another_kind_of_network_leaves_the_settings_of_the_last_behind() -> None:
-    recipe = read_recipe("digits", ["model.kind=dit", "model.size=S", "model.patch=4"])
+    recipe = read_recipe("digits", parse_overrides(["model.kind=dit", "model.size=S", "model.patch=4"]))
     assert recipe.model.kind == "dit"
     assert recipe.model.sigma_data == read_recipe("digits").model.sigma_data  # which all kinds have
     with pytest.raises(ReflowError, match=r"unknown key model\.channels"):
-        read_recipe("digits", ["model.kind=dit", "model.size=S", "model.channels=8"])
+        read_recipe("digits", parse_overrides(["model.kind=dit", "model.size=S", "model.channels=8"]))
 
 
 def test_choices_are_shown_as_they_are_written() -> None:
     with pytest.raises(ReflowError, match="'S', 'B', 'L' or 'XL'"):
-        read_recipe("digits", ["model.kind=dit", "model.size=s"])
+        read_recipe("digits", parse_overrides(["model.kind=dit", "model.size=s"]))
 
 
 def test_training_settings_of_other_stages_are_told_apart() -> None:
     changes = ["train.steps=3", "reflow.lr=1", "couple.count=9", "seed=3", "model.dropout=0.1"]
-    assert unread(changes, ["reflow"]) == ["train.steps"]
-    assert unread(changes, ["couple"]) == ["train.steps", "reflow.lr"]
+    assert unread(parse_overrides(changes), "reflow") == ["train.steps"]
+    assert unread(parse_overrides(changes), "couple") == ["train.steps", "reflow.lr"]

@@ -39,7 +39,7 @@ def test_training_can_start_from_raw_and_from_fresh_weights(
             initial.run(how, [*map(str, command), *words])
         assert not leave.value.code
     raw, fresh = (load_model(tmp_path / how).net.state_dict() for how in ("raw", "fresh"))
-    anew = initial.fresh(teacher, recipe_of(teacher, []).model, spans=spans).state_dict()
+    anew = initial.fresh(teacher, recipe_of(teacher, {}).model, spans=spans).state_dict()
     average = teacher.net.state_dict()
     for name in average:
         torch.testing.assert_close(raw[name], state[f"raw.{name}"])

@@ -12,7 +12,7 @@ from study import Job, Queue, Study
 from variants import Chain, variants
 
 from reflow.errors import ReflowError
-from reflow.recipes.read import override, read_recipe
+from reflow.recipes.read import override, parse_overrides, read_recipe
 
 DIGITS = read_recipe("digits")
 AHEAD: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ def test_a_change_that_the_recipe_has_anyway_is_no_other_stage() -> None:
 
 
 def test_another_recipe_has_other_folders() -> None:
-    stage, other = Chain().under(DIGITS)["base"], override(DIGITS, ["distill.lr=5e-4"])
+    stage, other = Chain().under(DIGITS)["base"], override(DIGITS, parse_overrides(["distill.lr=5e-4"]))
     assert stage.name(DIGITS.model_dump_json()) != stage.name(other.model_dump_json())
 
 
@@ -88,7 +88,7 @@ def test_the_settings_of_all_variants_exist() -> None:
     stages = {stage for v in variants(DIGITS).values() for model in v.models for stage in model.ancestry()}
     for changes in {stage.changes for stage in stages}:
         if not any(change.startswith(AHEAD) for change in changes):
-            override(DIGITS, changes)
+            override(DIGITS, parse_overrides(changes))
 
 
 def test_an_unknown_variant_is_refused_with_those_there_are(tmp_path: Path) -> None:
