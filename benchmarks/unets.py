@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchcfm.models.unet import UNetModel
 
-from reflow.models.unet import Enlarge
+from reflow.models.unet import Upsample
 
 Event = tuple[int, int, int]
 COUNTED = 128  # images
@@ -106,15 +106,15 @@ def cost(net: nn.Module, event: Event) -> Cost:
 def as_defined() -> Iterator[None]:
     """Let our U-Net enlarge and convolve, as its definition says."""
 
-    def forward(layer: Enlarge, x: Tensor) -> Tensor:
+    def forward(layer: Upsample, x: Tensor) -> Tensor:
         doubled = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return F.conv2d(doubled, layer.weight, layer.bias, padding=1)
 
-    short, Enlarge.forward = Enlarge.forward, forward  # type: ignore[method-assign]
+    short, Upsample.forward = Upsample.forward, forward  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Enlarge.forward = short  # type: ignore[method-assign]
+        Upsample.forward = short  # type: ignore[method-assign]
 
 
 def distance(one: Cost, other: Cost) -> float:

@@ -62,7 +62,7 @@ def most_precise(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the CPU on the device, without waiting for the copy where that is possible."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

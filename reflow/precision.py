@@ -11,17 +11,17 @@ from reflow.flow import VelocityField
 
 
 @dataclass(frozen=True)
-class Rounded:
+class Autocast:
     """A field whose network is computed in 16 bits by autocast."""
 
     field: VelocityField
     device: str
     dtype: torch.dtype
 
-    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor) -> Tensor:
-        """Return v(x, t) in float32; until: of fields that know average velocities."""
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None, *end_time: Tensor) -> Tensor:
+        """Return v(x, t) in float32; end_time: of fields that know average velocities."""
         with torch.autocast(self.device, self.dtype):
-            return self.field(x, t, label, *until).float()
+            return self.field(x, t, label, *end_time).float()
 
 
 def in_precision(field: VelocityField, precision: str, device: torch.device) -> VelocityField:
@@ -48,7 +48,7 @@ def in_precision(field: VelocityField, precision: str, device: torch.device) -> 
             f"precision {precision}: this {device.type} device only emulates it, many times slower; "
             "leave it at float32"
         )
-    return Rounded(field, device.type, dtype)
+    return Autocast(field, device.type, dtype)
 
 
 def bare(field: VelocityField) -> VelocityField:
@@ -56,6 +56,6 @@ def bare(field: VelocityField) -> VelocityField:
 
     Neither DDP nor compiled code knows forward-mode derivatives.
     """
-    while isinstance(field, Rounded | DistributedDataParallel):
-        field = field.field if isinstance(field, Rounded) else field.module
+    while isinstance(field, Autocast | DistributedDataParallel):
+        field = field.field if isinstance(field, Autocast) else field.module
     return field.forward if isinstance(field, nn.Module) else field

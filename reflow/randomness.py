@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from reflow.devices import moved
+from reflow.devices import to_device
 
 
 def noise(seed: int, stream: str, indices: Iterable[int], event: tuple[int, ...]) -> Tensor:
@@ -99,7 +99,7 @@ class Draws:
             return whole
         if n and self.rows[-1] - self.rows[0] == n - 1:  # rows ascend, so these are neighbours
             return whole[self.rows[0] : self.rows[-1] + 1].clone()  # a view would keep all in memory
-        return whole[moved(torch.from_numpy(self.rows), self.device)]
+        return whole[to_device(torch.from_numpy(self.rows), self.device)]
 
 
 def draws(

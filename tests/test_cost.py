@@ -203,7 +203,7 @@ def test_a_students_example_costs_what_is_called_for_it(objective: str, evaluati
     calls: list[str] = []
 
     def watched(name: str) -> VelocityField:
-        def field(x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor) -> Tensor:  # noqa: ARG001
+        def field(x: Tensor, t: Tensor, label: Tensor | None = None, *end_time: Tensor) -> Tensor:  # noqa: ARG001
             derived = torch.autograd.forward_ad.unpack_dual(x).tangent is not None
             calls.extend([name] * (2 if derived else 3 if torch.is_grad_enabled() else 1))
             return x * t[:, None]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.couplings.permutation import Permutation
-from reflow.devices import moved
+from reflow.devices import to_device
 from reflow.flow import Pair
 from reflow.pixels import as_seen
 from reflow.randomness import Draws, draw_seed
@@ -30,13 +30,13 @@ class Coupling(Protocol):
         ...
 
 
-class Rows(Protocol):
+class Numbered(Protocol):
     """Samples by row number, in memory or on disk."""
 
     def __len__(self) -> int: ...
 
 
-class Samples(Rows, Protocol):
+class RawSamples(Numbered, Protocol):
     """A data set."""
 
     def raw(self, rows: Numbers) -> tuple[Tensor, Tensor | None]:
@@ -44,7 +44,7 @@ class Samples(Rows, Protocol):
         ...
 
 
-class StoredPairs(Rows, Protocol):
+class StoredPairs(Numbered, Protocol):
     """Pairs on disk."""
 
     def take(self, rows: Numbers) -> Pair:
@@ -80,19 +80,19 @@ class Order:
 class Independent:
     """Data with fresh noise at every visit: the coupling of the base model."""
 
-    def __init__(self, data: Samples, seed: int, *, flip: bool = False) -> None:
+    def __init__(self, data: RawSamples, seed: int, *, flip: bool = False) -> None:
         self.data, self.flip = data, flip
         self.order = Order(len(data), seed)
 
     def draw(self, examples: Numbers, draws: Draws) -> Pair:
         """Return data with noise, images mirrored with probability one half where asked for."""
         values, label = self.data.raw(self.order(examples))
-        x1 = as_seen(moved(values, draws.device))  # bytes are a quarter of the way
+        x1 = as_seen(to_device(values, draws.device))  # bytes are a quarter of the way
         if self.flip:
             mirrored = draws.uniform() < 0.5
             x1 = torch.where(mirrored.reshape(-1, 1, 1, 1), x1.flip(-1), x1)
         x0 = draws.normal(x1.shape[1:])
-        return Pair(x0, x1, None if label is None else moved(label, draws.device))
+        return Pair(x0, x1, None if label is None else to_device(label, draws.device))
 
 
 class Stored:
@@ -105,7 +105,7 @@ class Stored:
     def draw(self, examples: Numbers, draws: Draws) -> Pair:
         """Return stored pairs."""
         pair = self.pairs.take(self.order(examples))
-        return Pair(*(None if end is None else moved(end, draws.device) for end in pair))  # type: ignore[arg-type]
+        return Pair(*(None if end is None else to_device(end, draws.device) for end in pair))  # type: ignore[arg-type]
 
 
 class Drawn:
@@ -145,7 +145,7 @@ class Mixture:
         numbers = places + np.subtract(ends, limits)[source]  # of each example in its own coupling
         used = np.unique(source).tolist()
         parts = [self.couplings[k].draw(numbers[source == k], draws.at(source == k)) for k in used]
-        back = moved(torch.from_numpy(np.argsort(np.argsort(source, kind="stable"))), draws.device)
+        back = to_device(torch.from_numpy(np.argsort(np.argsort(source, kind="stable"))), draws.device)
         x0, x1 = (torch.cat([part[end] for part in parts])[back] for end in (0, 1))
         labels = [part.label for part in parts if part.label is not None]
         return Pair(x0, x1, torch.cat(labels)[back] if labels else None)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from reflow.couplings import Coupling, Numbers
-from reflow.devices import most_precise, moved
+from reflow.devices import most_precise, to_device
 from reflow.flow import Pair
 from reflow.randomness import Draws
 
@@ -36,11 +36,11 @@ class Transported:
             first + assignment(_part(pair, slice(first, first + self.group)))
             for first in range(0, len(rows), self.group)
         ]
-        noise = moved(torch.from_numpy(np.concatenate(assigned)), draws.device)
+        noise = to_device(torch.from_numpy(np.concatenate(assigned)), draws.device)
         pair = pair._replace(x0=pair.x0[noise])
         if len(rows) == len(draws):
             return pair
-        return _part(pair, moved(torch.from_numpy(np.searchsorted(rows, draws.rows)), draws.device))
+        return _part(pair, to_device(torch.from_numpy(np.searchsorted(rows, draws.rows)), draws.device))
 
     def _whole_groups(self, draws: Draws) -> Numbers:
         """Return all rows of the groups that some rows belong to; a last group may be smaller."""

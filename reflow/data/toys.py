@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from reflow.data.dataset import DataSet
 
-Draw = Callable[[int, Generator], tuple[NDArray[np.float64], NDArray[np.int64]]]
+Sampler = Callable[[int, Generator], tuple[NDArray[np.float64], NDArray[np.int64]]]
 
 RADIUS, SPREAD = 1.0, 0.1  # of the circle of Gaussians; standard deviation of each
 
@@ -40,17 +40,17 @@ def checkerboard(n: int, rng: Generator) -> tuple[NDArray[np.float64], NDArray[n
     return corner + 0.5 * rng.random((n, 2)), label
 
 
-TOYS: dict[str, Draw] = {
+TOYS: dict[str, Sampler] = {
     "eight-gaussians": eight_gaussians,
     "two-moons": two_moons,
     "checkerboard": checkerboard,
 }
 
 
-CLASSES: dict[Draw, int] = {eight_gaussians: 8, two_moons: 2, checkerboard: 8}
+CLASSES: dict[Sampler, int] = {eight_gaussians: 8, two_moons: 2, checkerboard: 8}
 
 
-def toy(draw: Draw, n: int, seed: int) -> DataSet:
+def toy(draw: Sampler, n: int, seed: int) -> DataSet:
     """Return n points of a set."""
     points, label = draw(n, np.random.Generator(np.random.Philox(seed)))
     names = tuple(str(number) for number in range(CLASSES[draw]))

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from reflow.data.dataset import DataSet
-from reflow.metrics.standard_errors import Rows
+from reflow.metrics.standard_errors import RowNumbers
 
 DRAWS = 4  # at most
 
@@ -20,7 +20,7 @@ DRAWS = 4  # at most
 class Measuring(Protocol):
     """What measures samples."""
 
-    def __call__(self, samples: Tensor, labels: Rows | None) -> Mapping[str, Any]:
+    def __call__(self, samples: Tensor, labels: RowNumbers | None) -> Mapping[str, Any]:
         """Return figures by name, and their standard errors under "noise"."""
         ...
 
@@ -50,7 +50,7 @@ def floor(
     return {"samples": len(drawn[0]), "draws": len(drawn), **means, "noise": noise}
 
 
-def strata(training: DataSet, wanted: int, labels: Sequence[int] | None) -> list[tuple[Rows, int]]:
+def strata(training: DataSet, wanted: int, labels: Sequence[int] | None) -> list[tuple[RowNumbers, int]]:
     """Return the rows of training samples to draw from and how many to draw, of each class with labels.
 
     Classes do not count where the training set has too few of one.
@@ -66,7 +66,7 @@ def strata(training: DataSet, wanted: int, labels: Sequence[int] | None) -> list
     return found if all(count <= len(rows) for rows, count in found) else everything
 
 
-def draws(groups: Sequence[tuple[Rows, int]], rng: np.random.Generator) -> list[Rows]:
+def draws(groups: Sequence[tuple[RowNumbers, int]], rng: np.random.Generator) -> list[RowNumbers]:
     """Return the rows of each draw, in order: so many of each group, none twice in a draw.
 
     There are as many draws as any group has room for, up to DRAWS; samples are used again only when all

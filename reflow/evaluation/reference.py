@@ -11,12 +11,12 @@ from torch import Tensor
 
 from reflow.data.dataset import DataSet
 from reflow.evaluation.floor import floor
-from reflow.evaluation.scores import Figures, evenly, figures_against
-from reflow.metrics.features.cache import Kept, kept
-from reflow.metrics.features.classifier import ClassifierFeatures, kept_classifier
+from reflow.evaluation.scores import Scores, evenly, scores_against
+from reflow.metrics.features.cache import Cached, cached
+from reflow.metrics.features.classifier import ClassifierFeatures, cached_classifier
 from reflow.metrics.features.extractor import UNPREPARED, Extractor, Features
 from reflow.metrics.precision_recall import nearest_distances
-from reflow.metrics.standard_errors import Rows
+from reflow.metrics.standard_errors import RowNumbers
 from reflow.randomness import draw_seed
 from reflow.recipes.recipe import Recipe
 
@@ -25,19 +25,19 @@ PART = 4096  # of them in memory at a time
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Reference:
     """What every model is measured against.
 
     extractor: gives the features that are compared; classifier: tells the classes of samples.
     """
 
-    against: Figures
+    against: Scores
     extractor: Extractor | None
     classifier: ClassifierFeatures | None
     training: DataSet
     held_out: DataSet
 
-    def figures(self, samples: Tensor, labels: Rows | None = None) -> dict[str, Any]:
+    def figures(self, samples: Tensor, labels: RowNumbers | None = None) -> dict[str, Any]:
         """Return the figures of samples (N, *event) against held-out data, and their noise.
 
         labels: (N,), those that the samples were drawn with, if any.
@@ -115,13 +115,13 @@ class Yardstick:
             yield part.flatten(1).numpy()
 
 
-def yardstick(
+def reference_of(
     recipe: Recipe,
     training: DataSet,
     held_out: DataSet,
     split: Mapping[str, Any],
     extractor: Extractor | None = None,
-) -> Yardstick:
+) -> Reference:
     """Return the measure of a recipe's models.
 
     split: what decides which samples are held out. extractor: gives the features; without one, images with
@@ -130,10 +130,12 @@ def yardstick(
     settings, classifier = recipe.evaluate, None
     if training.labels is not None and len(training.event) == 3:
         seed = draw_seed(recipe.seed, "classifier")
-        classifier = kept_classifier(training, held_out, split, steps=settings.classifier_steps, seed=seed)
+        classifier = cached_classifier(
+            training, held_out, split, steps=settings.classifier_steps, seed=seed
+        )
     chosen = extractor or classifier
     real, _ = held_out.take(np.arange(len(held_out)))
-    against = figures_against(
+    against = scores_against(
         real,
         chosen,
         None if chosen is None else _kept_features(chosen, held_out, real),
@@ -141,16 +143,16 @@ def yardstick(
         fewest=min(settings.samples, len(training), len(held_out)),
         seed=recipe.seed,
     )
-    return Yardstick(against, chosen, classifier, training, held_out)
+    return Reference(against, chosen, classifier, training, held_out)
 
 
 def _kept_features(extractor: Extractor, data: DataSet, samples: Tensor) -> Features:
     """Return the features (M, F) of all samples of data, computed unless the user's cache has them."""
-    found = kept(
+    found = cached(
         "features",
         parents={"data": data.digest(), "extractor": extractor.digest},
         settings={"name": extractor.name, **extractor.preparation._asdict()},
-        make=lambda: Kept({"features": torch.from_numpy(extractor.features(samples))}, {}),
+        make=lambda: Cached({"features": torch.from_numpy(extractor.features(samples))}, {}),
     )
     features: NDArray[np.float32] = found.tensors["features"].numpy()
     return features

@@ -19,7 +19,7 @@ SUFFIX = ".unfinished"
 
 
 @dataclass(frozen=True)
-class Finished:
+class PartialResults:
     """The finished results of what becomes a file, in a folder beside it."""
 
     folder: Path
@@ -44,6 +44,6 @@ class Finished:
         return self.folder / f"{hashlib.sha256(canonical(key).encode()).hexdigest()[:32]}.json"
 
 
-def finished_beside(out: Path) -> Finished:
+def partial_results_of(out: Path) -> PartialResults:
     """Return the finished results of what becomes the file `out`."""
-    return Finished(out.with_name(out.name + SUFFIX))
+    return PartialResults(out.with_name(out.name + SUFFIX))

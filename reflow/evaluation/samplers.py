@@ -1,6 +1,6 @@
 """The processes that draw the samples of an evaluation, each its share; the first one gets what all made.
 
-A sample depends on its number alone (to rounding), so any crew makes the same.
+A sample depends on its number alone (to rounding), so any samplers makes the same.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ Watch = Callable[[float], None]  # is told which share of the work is done
 
 
 @dataclass(frozen=True)
-class Crew:
+class Samplers:
     """Who generates with which recipe, on which device, and the labels that samples take in turn."""
 
     recipe: Recipe
@@ -87,9 +87,9 @@ class Crew:
             rows = flow_rows(
                 model,
                 source.noise(numbers).to(self.device),
-                _moved(source.label(numbers), self.device),
+                _labels_to_device(source.label(numbers), self.device),
                 tolerance=settings.straightness_tolerance,
-                probes=_moved(probes, self.device),
+                probes=_labels_to_device(probes, self.device),
             )
             found.append(rows)
         exact = is_exact(DIVERGENCE_PROBES, model.event)
@@ -109,8 +109,8 @@ class Crew:
                 model,
                 x1.to(self.device),
                 tolerance=settings.likelihood_tolerance,
-                label=None if model.classes is None else _moved(label, self.device),
-                probes=_moved(probes, self.device),
+                label=None if model.classes is None else _labels_to_device(label, self.device),
+                probes=_labels_to_device(probes, self.device),
             )
             found.append(one)
         exact = is_exact(settings.likelihood_probes, model.event)
@@ -149,5 +149,5 @@ class Crew:
         return settings.samples * len(METHODS[what.solver](GRIDS["uniform"](what.steps)))
 
 
-def _moved(x: Tensor | None, device: torch.device) -> Tensor | None:
+def _labels_to_device(x: Tensor | None, device: torch.device) -> Tensor | None:
     return None if x is None else x.to(device)

@@ -12,7 +12,7 @@ from reflow.metrics.frechet import Moments, frechet_distance, moments
 from reflow.metrics.kernel import kernel_distance
 from reflow.metrics.precision_recall import CROWD, Manifold, manifold, precision_recall, spread_ratio
 from reflow.metrics.sliced import Shadows, shadows
-from reflow.metrics.standard_errors import Measure, Noisy, Rows, with_noise
+from reflow.metrics.standard_errors import Measure, RowNumbers, WithNoise, with_noise
 from reflow.randomness import draw_seed
 from reflow.recipes.recipe import EvaluateSettings
 
@@ -33,7 +33,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Scores:
     """Held-out samples (M, D) as all others are measured against them.
 
     balls, crowd: of as many of them as all sides have, by their features where there are.
@@ -56,7 +56,7 @@ class Figures:
         frechet, kernel = names_of(self.seen.extractor)
         return [frechet, kernel, f"{kernel}_spread", *NEUTRAL]
 
-    def of(self, samples: Tensor, labels: Rows | None = None) -> dict[str, Any]:
+    def of(self, samples: Tensor, labels: RowNumbers | None = None) -> dict[str, Any]:
         """Return the figures of samples (N, *event) by name, and their standard errors under "noise".
 
         labels: (N,), those that the samples were drawn with, if any.
@@ -74,9 +74,9 @@ class Figures:
         noise = {name: value for part in parts for name, value in part.noise.items()}
         return {**{name: values[name] for name in self.names()}, "noise": noise}
 
-    def _kernel(self, features: Features) -> Noisy:
+    def _kernel(self, features: Features) -> WithNoise:
         if self.seen is None:
-            return Noisy({}, {})
+            return WithNoise({}, {})
         found = kernel_distance(
             features / self.seen.unit,
             self.seen.features / self.seen.unit,
@@ -86,7 +86,7 @@ class Figures:
         )
         name = names_of(self.seen.extractor).kernel
         noise = {} if found.error is None else {name: found.error}
-        return Noisy({name: found.mean, f"{name}_spread": found.spread}, noise)
+        return WithNoise({name: found.mean, f"{name}_spread": found.spread}, noise)
 
     def _distances(self, flat: Features, features: Features) -> Measure:
         """Return what measures some of all samples."""
@@ -118,7 +118,7 @@ class Figures:
         return np.random.default_rng(draw_seed(self.seed, stream))
 
 
-def figures_against(
+def scores_against(
     real: Tensor,
     extractor: Extractor | None,
     features: Features | None,
@@ -126,7 +126,7 @@ def figures_against(
     *,
     fewest: int,
     seed: int,
-) -> Figures:
+) -> Scores:
     """Return the figures against held-out samples (M, *event), whose features (M, F) these are.
 
     fewest: samples that all sides have.
@@ -135,7 +135,7 @@ def figures_against(
     compared = flat if features is None else features
     chosen = compared[evenly(len(compared), fewest)]
     rng = np.random.default_rng(draw_seed(seed, "projections"))
-    return Figures(
+    return Scores(
         flat,
         shadows(flat, projections=settings.projections, rng=rng),
         None if extractor is None or features is None else _seen(extractor, features),

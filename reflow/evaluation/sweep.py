@@ -1,6 +1,6 @@
 """A sweep: every model by every method, each drawn, measured and kept until all are finished.
 
-Processes of torchrun draw together; the first one has the yardstick, keeps results and knows the answers.
+Processes of torchrun draw together; the first one has the reference, keeps results and knows the answers.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from reflow.data import DataSet
 from reflow.distributed import agree
-from reflow.evaluation.reference import Yardstick
+from reflow.evaluation.reference import Reference
 from reflow.evaluation.results import SCHEMA
-from reflow.evaluation.resume import Finished
-from reflow.evaluation.samplers import Crew, Look
+from reflow.evaluation.resume import PartialResults
+from reflow.evaluation.samplers import Look, Samplers
 from reflow.metrics.diagnostics import FlowFigures
 from reflow.metrics.likelihood import LikelihoodFigures
-from reflow.metrics.standard_errors import Rows
+from reflow.metrics.standard_errors import RowNumbers
 from reflow.models import Model
 from reflow.recipes.recipe import SolverSettings
 from reflow.sampling.methods import usual_method
@@ -30,7 +30,7 @@ from reflow.terminal import Meter, say
 Result = dict[str, Any]
 
 
-class Task(NamedTuple):
+class Measurement(NamedTuple):
     """A model, and the method by which its samples are drawn, or what is to be told of its flow."""
 
     model: Model
@@ -45,41 +45,41 @@ class Sweep:
     evaluations so far, as expected.
     """
 
-    crew: Crew
-    measure: Yardstick | None
-    finished: Finished
+    samplers: Samplers
+    measure: Reference | None
+    finished: PartialResults
     protocol: Any
     held_out: DataSet
     done: int = 0
     meter: Meter | None = None
 
-    def run(self, tasks: Sequence[Task]) -> list[Result]:
+    def run(self, tasks: Sequence[Measurement]) -> list[Result]:
         """Return the results of all tasks in order; empty ones on all processes but the first."""
         known: dict[int, Result] = {}
-        if self.crew.world.leads:
+        if self.samplers.world.leads:
             found = ((number, self.finished.get(self._key(task))) for number, task in enumerate(tasks))
             known = {number: result for number, result in found if result is not None}
-        known = agree(known, self.crew.world)
-        self.done = sum(self.crew.cost(tasks[number].what) for number in known)
-        with self._watched(sum(self.crew.cost(task.what) for task in tasks)):
+        known = agree(known, self.samplers.world)
+        self.done = sum(self.samplers.cost(tasks[number].what) for number in known)
+        with self._watched(sum(self.samplers.cost(task.what) for task in tasks)):
             if known and self.measure is not None:
                 say(f"evaluate: {len(known)} of {len(tasks)} parts were finished before; going on")
             return [known.get(number) or self._do(task) for number, task in enumerate(tasks)]
 
-    def _do(self, task: Task) -> Result:
+    def _do(self, task: Measurement) -> Result:
         found = (
             self._look(task, task.what) if isinstance(task.what, str) else self._figures(task, task.what)
         )
         if found:
             self.finished.put(self._key(task), found)
-        self.done += self.crew.cost(task.what)
+        self.done += self.samplers.cost(task.what)
         self._show(task, 0.0)
         return found
 
-    def _figures(self, task: Task, method: SolverSettings) -> Result:
+    def _figures(self, task: Measurement, method: SolverSettings) -> Result:
         """Draw samples and return their figures, and more of those that a user gets."""
         begin = time.perf_counter()
-        samples = self.crew.samples(task.model, method, partial(self._show, task))
+        samples = self.samplers.samples(task.model, method, partial(self._show, task))
         if samples is None or self.measure is None:
             return {}
         (x1, nfe), drawn = samples, time.perf_counter()
@@ -97,9 +97,9 @@ class Sweep:
         }
         return found | {"times": how | seconds}
 
-    def _labels(self) -> Rows | None:
-        """Return the labels of the samples, of which the crew has one for each."""
-        return None if self.crew.labels is None else np.array(self.crew.labels)
+    def _labels(self) -> RowNumbers | None:
+        """Return the labels of the samples, of which the samplers has one for each."""
+        return None if self.samplers.labels is None else np.array(self.samplers.labels)
 
     def _more(self, samples: Tensor) -> Result:
         """Return what is told of a model's usual samples alone."""
@@ -109,24 +109,24 @@ class Sweep:
             "classes": self.measure.classes(samples),
         }
 
-    def _look(self, task: Task, what: Look) -> Result:
+    def _look(self, task: Measurement, what: Look) -> Result:
         """Return what is told of a flow."""
         watch = partial(self._show, task)
         found: FlowFigures | LikelihoodFigures | None
         if what == "flow":
-            found = self.crew.flow(task.model, watch)
+            found = self.samplers.flow(task.model, watch)
         else:
-            found = self.crew.likelihood(task.model, self.held_out, watch)
+            found = self.samplers.likelihood(task.model, self.held_out, watch)
         return {} if found is None else {what: asdict(found)}
 
-    def _key(self, task: Task) -> dict[str, Any]:
+    def _key(self, task: Measurement) -> dict[str, Any]:
         """Return all that a result follows from, on the first process.
 
         Other devices round in other ways, and a classifier tells classes where other features are compared.
         """
         assert self.measure is not None
         classifier = self.measure.classifier
-        recipe = self.crew.recipe
+        recipe = self.samplers.recipe
         settings = recipe.evaluate
         looks: dict[str, Any] = {
             "flow": [settings.straightness_samples, settings.straightness_tolerance],
@@ -144,9 +144,9 @@ class Sweep:
             "model": task.model.digest,
             "method": method,
             "seed": recipe.seed,
-            "halves": "random" if self.crew.labels is None else "of each class",
+            "halves": "random" if self.samplers.labels is None else "of each class",
             "batch": settings.batch,
-            "device": self.crew.device.type,
+            "device": self.samplers.device.type,
             "classifier": None if classifier is None else classifier.digest,
         }
 
@@ -159,7 +159,7 @@ class Sweep:
         with Meter("evaluate", total, "network evaluations", done=self.done) as self.meter:
             yield
 
-    def _show(self, task: Task, share: float) -> None:
+    def _show(self, task: Measurement, share: float) -> None:
         """Show that a share of a task is done; its samples are still to be measured."""
         if self.meter is not None:
-            self.meter.update(self.done + int(0.99 * share * self.crew.cost(task.what)))
+            self.meter.update(self.done + int(0.99 * share * self.samplers.cost(task.what)))

@@ -10,31 +10,33 @@ from torch import Tensor
 
 HALVES = 8  # standard errors are known to a quarter
 
-Rows = NDArray[np.int64]
-Measure = Callable[[Rows], dict[str, float]]  # of rows of the samples
+RowNumbers = NDArray[np.int64]
+Measure = Callable[[RowNumbers], dict[str, float]]  # of rows of the samples
 
 
-class Noisy(NamedTuple):
+class WithNoise(NamedTuple):
     """Figures of all samples by name, and their standard errors."""
 
     values: dict[str, float]
     noise: dict[str, float]
 
 
-def with_noise(count: int, measure: Measure, rng: np.random.Generator, labels: Rows | None = None) -> Noisy:
+def with_noise(
+    count: int, measure: Measure, rng: np.random.Generator, labels: RowNumbers | None = None
+) -> WithNoise:
     """Return what is measured on all of `count` samples, with its noise; fewer than 4 do not tell any.
 
     labels: (count,), where every set of samples has as many of each class.
     """
     values = measure(np.arange(count))
     if count < 4:
-        return Noisy(values, {})
+        return WithNoise(values, {})
     halves = [measure(half(count, rng, labels)) for _ in range(HALVES)]
     noise = {name: float(np.std([one[name] for one in halves], ddof=1)) for name in values}
-    return Noisy(values, noise)
+    return WithNoise(values, noise)
 
 
-def half(count: int, rng: np.random.Generator, labels: Rows | None = None) -> Rows:
+def half(count: int, rng: np.random.Generator, labels: RowNumbers | None = None) -> RowNumbers:
     """Return half of the rows at random, in order.
 
     labels: (count,); half of each class then, to within one. Classes should have several samples: what

@@ -90,19 +90,19 @@ class Model(nn.Module):
         return field
 
     def forward(
-        self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, end_time: Tensor | None = None
     ) -> Tensor:
         """Return the velocity v(x, t), shaped like x.
 
-        Of a student of average velocities: the average from t until another time, t = 1 if none is given.
+        Of a student of average velocities: the average from t to `end_time`, 1 if none is given.
         """
         if tuple(x.shape[1:]) != self.event:
             raise ReflowError(f"this model works on {self.event}, not on {tuple(x.shape[1:])}")
-        if self.spans and until is None:
-            until = torch.ones_like(times_of(t, x))
-        if until is not None and not self.spans:
+        if self.spans and end_time is None:
+            end_time = torch.ones_like(times_of(t, x))
+        if end_time is not None and not self.spans:
             raise ReflowError("only students of distill.objective = meanflow know average velocities")
-        velocity: Tensor = self.net(x, t, label, until)
+        velocity: Tensor = self.net(x, t, label, end_time)
         return velocity
 
 

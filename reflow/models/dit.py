@@ -110,15 +110,15 @@ class Dit(nn.Module):
         spans: bool = False,
     ) -> None:
         super().__init__()
-        colours, height, breadth = event
+        image_channels, height, breadth = event
         self.patch, self.rows, self.columns = patch, height // patch, breadth // patch
         self.embedding = Embedding(width, labels, spans=spans)
-        self.enter = glorot(nn.Linear(colours * patch**2, width))
+        self.enter = glorot(nn.Linear(image_channels * patch**2, width))
         self.register_buffer("positions", positions(self.rows, self.columns, width), persistent=False)
         self.blocks = nn.ModuleList(DitBlock(width, heads, dropout) for _ in range(depth))
         self.modulate = zero(nn.Linear(width, 2 * width))
         self.norm = norm(width)
-        self.leave = zero(nn.Linear(width, colours * patch**2))
+        self.leave = zero(nn.Linear(width, image_channels * patch**2))
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None, span: Tensor | None = None) -> Tensor:
         """Return F (B, C, H, W)."""

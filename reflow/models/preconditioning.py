@@ -6,7 +6,7 @@ after the best linear guess of the velocity, again of unit variance:
 
     v(x, t) = ((sigma^2 t - (1 - t)) / n^2) x + (sigma / n) F(x / n, ln((1 - t) / t) / 4)
 
-A student of average velocities is given a second time, until which to average: F sees how far away it
+A student of average velocities is given a second time, up to which to average: F sees how far away it
 lies, and all else stays.
 
 No term divides by t or 1 - t. The noise level is held constant near both ends, where its logarithm would
@@ -47,11 +47,11 @@ class Preconditioned(nn.Module):
         self.sigma_data = sigma_data
 
     def forward(
-        self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, end_time: Tensor | None = None
     ) -> Tensor:
         """Return the velocity v(x, t), shaped like x (B, *event), for t (B,) or a scalar.
 
-        With `until` (B,), where the network knows spans: the average velocity from t to then.
+        With `end_time` (B,), where the network knows spans: the average velocity from t to then.
         """
         t = times_of(t, x).to(torch.promote_types(x.dtype, torch.float32))  # never less than float32
         inside = t.clamp(FIRST, LAST)
@@ -59,7 +59,7 @@ class Preconditioned(nn.Module):
         variance = self.sigma_data**2
         time = per_sample(t, x)
         n = ((1 - time) ** 2 + variance * time**2).sqrt()
-        residual = self.network(x / n, level, label, None if until is None else until - t)
+        residual = self.network(x / n, level, label, None if end_time is None else end_time - t)
         velocity: Tensor = (variance * time - (1 - time)) / n**2 * x + self.sigma_data / n * residual
         return velocity
 

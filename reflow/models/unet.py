@@ -42,7 +42,7 @@ def activate(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not x.requires_grad)
 
 
-class Enlarge(nn.Conv2d):
+class Upsample(nn.Conv2d):
     """A 3 x 3 convolution of its input enlarged to twice its height and width (nearest neighbour).
 
     Each of the four pixels made of one sees some of the nine weights on the same pixel. Adding these up
@@ -129,11 +129,11 @@ class Unet(nn.Module):
         spans: bool = False,
     ) -> None:
         super().__init__()
-        colours, height = event[0] * patch**2, event[1] // patch
+        image_channels, height = event[0] * patch**2, event[1] // patch
         features = 4 * channels
         self.patch = patch
         self.embedding = Embedding(features, labels, spans=spans)
-        self.enter = nn.Conv2d(colours, channels, 3, padding=1)
+        self.enter = nn.Conv2d(image_channels, channels, 3, padding=1)
 
         def block(inputs: int, outputs: int, level: int) -> Block:
             attended = height >> level in attention
@@ -157,9 +157,9 @@ class Unet(nn.Module):
                 self.up.append(block(width + skips.pop(), outputs, level))
                 width = outputs
             if level:
-                self.grow.append(Enlarge(width, width))
+                self.grow.append(Upsample(width, width))
         self.norm = norm(width)
-        self.leave = zero(nn.Conv2d(width, colours, 3, padding=1))
+        self.leave = zero(nn.Conv2d(width, image_channels, 3, padding=1))
         self.blocks = blocks
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None, span: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from reflow.flow import Distance, Objective, perceptual_objective, velocity_objective
 from reflow.guidance import drop_labels, require_null_label
 from reflow.objectives.distances import DISTANCES
-from reflow.objectives.times import LAWS, stratified
+from reflow.objectives.times import TIME_SAMPLERS, stratified
 from reflow.recipes.training import VelocityFitSettings
 
 
@@ -16,7 +16,7 @@ def objective_of(
 
     Raises ReflowError when labels are to be dropped and the model has no null label.
     """
-    times = stratified(LAWS[settings.times](settings))
+    times = stratified(TIME_SAMPLERS[settings.times](settings))
     distance = DISTANCES[settings.distance]
     objective = velocity_objective(times, distance)
     if perceptual is not None:

@@ -36,9 +36,9 @@ class AverageVelocity(Protocol):
     """What a student of `meanflow` predicts: average velocities, of no span where none is given."""
 
     def __call__(
-        self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, end_time: Tensor | None = None
     ) -> Tensor:
-        """Return the average velocity between t and `until`, shaped like x."""
+        """Return the average velocity between t and `end_time`, shaped like x."""
         ...
 
 
@@ -99,27 +99,27 @@ def mean_flow_objective(teacher: VelocityField, instant: float, distance: Distan
         x0, x1, label = pair
         t = TIMES(draws).to(x0.dtype)
         share = draws.uniform().to(x0.dtype)  # of what is left until t = 1
-        until = t + (1 - t) * ((share - instant) / (1 - instant)).clamp(min=0)
+        end_time = t + (1 - t) * ((share - instant) / (1 - instant)).clamp(min=0)
         xt = interpolate(x0, x1, t)
         average = cast(AverageVelocity, field)
         with torch.no_grad():
             velocity = teacher(xt, t, label)
             with same_dropout(x0.device), sdpa_kernel(SDPBackend.MATH):  # others lack the derivative
-                slope = slope_along(cast(AverageVelocity, bare(field)), xt, t, velocity, label, until)
-            target = velocity + per_sample(until - t, xt) * slope
-        return Losses(distance(average(xt, t, label, until), target), t)
+                slope = slope_along(cast(AverageVelocity, bare(field)), xt, t, velocity, label, end_time)
+            target = velocity + per_sample(end_time - t, xt) * slope
+        return Losses(distance(average(xt, t, label, end_time), target), t)
 
     return objective
 
 
 def slope_along(
-    field: AverageVelocity, x: Tensor, t: Tensor, velocity: Tensor, label: Tensor | None, until: Tensor
+    field: AverageVelocity, x: Tensor, t: Tensor, velocity: Tensor, label: Tensor | None, end_time: Tensor
 ) -> Tensor:
     """Return du/dt at x, t along a trajectory with this velocity, by one forward-mode derivative."""
     with forward_ad.dual_level():
         moving = forward_ad.make_dual(x, velocity)  # type: ignore[no-untyped-call]
         passing = forward_ad.make_dual(t, torch.ones_like(t))  # type: ignore[no-untyped-call]
-        slope = forward_ad.unpack_dual(field(moving, passing, label, until)).tangent  # type: ignore[no-untyped-call]
+        slope = forward_ad.unpack_dual(field(moving, passing, label, end_time)).tangent  # type: ignore[no-untyped-call]
         assert slope is not None  # every field depends on x
     return cast(Tensor, slope)
 

@@ -60,7 +60,7 @@ def by_interval(t: Tensor, count: int) -> Tensor:
     return number == torch.arange(count, device=t.device)[:, None]
 
 
-LAWS: dict[str, Callable[[VelocityFitSettings], Quantile]] = {
+TIME_SAMPLERS: dict[str, Callable[[VelocityFitSettings], Quantile]] = {
     "uniform": lambda settings: uniform,  # noqa: ARG005
     "logit-normal": lambda settings: logit_normal(settings.logit_mean, settings.logit_std),
     "u-shaped": lambda settings: u_shaped(settings.sharpness),

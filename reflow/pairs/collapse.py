@@ -101,7 +101,7 @@ def _draws(header: Header) -> tuple[object, object]:
     return header.recipe.get("seed"), header.recipe.get("couple", {}).get("labels") or "all"
 
 
-def compare(first: PairStore, new: ShardSet, seed: int) -> Coverage:
+def coverage_of(first: PairStore, new: ShardSet, seed: int) -> Coverage:
     """Return how new pairs, whose shards are all there, cover the first ones; the seed chooses them."""
     common = min(len(first), new.items)
     count = min(MOST, common // 2)

@@ -34,7 +34,7 @@ class Slot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """The file of a shard: where its tensors begin, in bytes, and where each lies."""
 
     path: Path
@@ -51,7 +51,7 @@ class Shard:
     label: NDArray[np.int64] | None
 
 
-def read_layout(path: Path, count: int, event: tuple[int, ...], *, labelled: bool) -> Layout:
+def read_layout(path: Path, count: int, event: tuple[int, ...], *, labelled: bool) -> ShardLayout:
     """Return where the tensors of a shard lie, after checking their dtypes and shapes."""
     start, layout = tensor_layout(path)
     shapes: dict[str, tuple[int, ...]] = {"noise": (count, *event), "image": (count, *event)}
@@ -70,16 +70,16 @@ def read_layout(path: Path, count: int, event: tuple[int, ...], *, labelled: boo
             kinds = " or ".join(STORED[name])
             raise damaged(path, f"its {name} is not of shape {shape} and {kinds}")
         slots[name] = Slot(dtype, shape, start + begin, start + end)
-    return Layout(path, start, slots)
+    return ShardLayout(path, start, slots)
 
 
-def check(shard: Layout, digest: str, *, drawn: bool) -> None:
+def check(shard: ShardLayout, digest: str, *, drawn: bool) -> None:
     """Read a shard once and refuse other bytes than listed and values that cannot be.
 
     `drawn` says that the noise was drawn; that of inverted data need not be standard normal.
     """
     path, sha, position = shard.path, hashlib.sha256(), 0
-    tallies = {name: _Tally(slot.dtype, moments=name == "noise") for name, slot in shard.slots.items()}
+    tallies = {name: _Moments(slot.dtype, moments=name == "noise") for name, slot in shard.slots.items()}
     try:
         for chunk in _chunks(path, shard.start):
             sha.update(chunk.data)
@@ -101,7 +101,7 @@ def check(shard: Layout, digest: str, *, drawn: bool) -> None:
         raise damaged(path, "its noise is not standard normal (are noise and image swapped?)")
 
 
-def open_shard(shard: Layout) -> Shard:
+def open_shard(shard: ShardLayout) -> Shard:
     """Return the memory maps of a shard's tensors: views of one map, which holds one file open."""
     try:
         with shard.path.open("rb") as file:
@@ -135,7 +135,7 @@ def _chunks(path: Path, start: int) -> Iterator[NDArray[np.uint8]]:
             position += got
 
 
-class _Tally:
+class _Moments:
     """What has been seen of a tensor: is all of it finite; where asked for, also count and moments."""
 
     def __init__(self, dtype: str, *, moments: bool) -> None:

@@ -34,7 +34,7 @@ from reflow.artifacts.facts import PairFacts, pair_facts
 from reflow.artifacts.files import write_atomically
 from reflow.errors import ReflowError
 from reflow.flow import Pair
-from reflow.pairs.shard import Layout, Shard, as_float, check, open_shard, read_layout
+from reflow.pairs.shard import Shard, ShardLayout, as_float, check, open_shard, read_layout
 from reflow.recipes.read import parse_recipe
 from reflow.recipes.recipe import Recipe
 
@@ -157,7 +157,7 @@ def open_pairs(directory: Path, progress: Progress | None = None) -> PairStore:
 
 
 def _check_all(
-    layouts: list[Layout], digests: list[str], *, drawn: bool, progress: Progress | None
+    layouts: list[ShardLayout], digests: list[str], *, drawn: bool, progress: Progress | None
 ) -> None:
     """Check the shards on several threads; hashing and arithmetic leave the interpreter's lock."""
     sizes = [layout.path.stat().st_size for layout in layouts]

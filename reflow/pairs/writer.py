@@ -157,7 +157,7 @@ def _figures(histogram: Counter[int]) -> dict[str, Any]:
 Write = Callable[[int, Pair, Tensor], None]  # (number of the shard, its pairs, their evaluations)
 
 
-class Shelf:
+class ShardWriter:
     """The open shards of a set; images are kept in `dtype`."""
 
     def __init__(self, shards: ShardSet, dtype: torch.dtype, write: Write) -> None:
@@ -166,7 +166,7 @@ class Shelf:
         self.pool = ThreadPoolExecutor(1)
         self.pending: Future[None] | None = None
 
-    def __enter__(self) -> "Shelf":
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(

@@ -45,7 +45,7 @@ class Sprite:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ModelPictures:
     """The pictures of one model, from the fewest evaluations to the most."""
 
     name: str
@@ -72,7 +72,7 @@ class Pen:
 class Gallery:
     """All grids of a run; `real` is a picture of held-out data as a data URI, or None."""
 
-    shelves: Sequence[Shelf]
+    shelves: Sequence[ModelPictures]
     real: str | None
     pen: Pen
 
@@ -84,7 +84,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Fit:
+class SheetSize:
     """How many samples a picture has, and by which factor they are shrunk."""
 
     count: int
@@ -105,19 +105,19 @@ def gallery_of(
             Sprite(nfe, _drawn(models[entry.name], method, pen, device), _note(run, entry, method, nfe))
             for nfe, method in methods.items()
         ]
-        shelves.append(Shelf(entry.name, STAGES[entry.header.stage], sprites))
+        shelves.append(ModelPictures(entry.name, STAGES[entry.header.stage], sprites))
     return Gallery(shelves, None if real is None else source_of(pen.draw(real[: pen.count], BLUE)), pen)
 
 
-def fitting(event: Sequence[int], pictures: int, counts: Sequence[int], budget: int) -> Fit:
+def fitting(event: Sequence[int], pictures: int, counts: Sequence[int], budget: int) -> SheetSize:
     """Return how so many pictures of images (C, H, W) stay within `budget` bytes of raw pixels."""
     channels, height, width = event
     for reduction in range(1, min(height, width) + 1):
         tile = (channels + 1) * (height // reduction) * (width // reduction)  # and how opaque it is
         for count in counts:
             if count * tile * pictures <= budget:
-                return Fit(count, reduction)
-    return Fit(counts[-1], min(height, width))
+                return SheetSize(count, reduction)
+    return SheetSize(counts[-1], min(height, width))
 
 
 def source_of(picture: bytes) -> str:

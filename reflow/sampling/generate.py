@@ -61,7 +61,7 @@ class Source:
         return self.noise(numbers).to(self.device), None if label is None else label.to(self.device)
 
 
-class Samples(NamedTuple):
+class Generated(NamedTuple):
     """Noise and images (n, *event) in the order of their numbers on the CPU, evaluations (n,)."""
 
     pair: Pair
@@ -108,22 +108,22 @@ def labels_called(model: Model, names: Sequence[str], option: str) -> list[int]:
     return [known[name] for name in names]
 
 
-class Charged(NamedTuple):
+class CountedField(NamedTuple):
     """A velocity field, and how many network evaluations a sample costs in one call of it."""
 
     field: VelocityField
     cost: int
 
 
-def charged(model: Model, guidance: GuidanceSettings, *, compiled: bool = False) -> Charged:
+def counted_field(model: Model, guidance: GuidanceSettings, *, compiled: bool = False) -> CountedField:
     """Return the velocity to follow, guided as the settings say and compiled if asked for."""
     velocity = guided(model, guidance)
     cost = evaluations_per_call(velocity)
-    return Charged(torch.compile(velocity, dynamic=False) if compiled else velocity, cost)
+    return CountedField(torch.compile(velocity, dynamic=False) if compiled else velocity, cost)
 
 
 def arrivals(
-    velocity: Charged,
+    velocity: CountedField,
     draws: Iterable[Draw],
     plan: Plan,
     device: torch.device,
@@ -133,13 +133,13 @@ def arrivals(
 ) -> Iterator[Arrival]:
     """Solve on the device; yield samples on the CPU as they arrive, network evaluations counted."""
     method = plan.method(torch.empty(0, device=device))
-    there = (_moved(draw, device) for draw in draws)
+    there = (_draw_to_device(draw, device) for draw in draws)
     for arrival in solve(velocity.field, method, there, batch=batch, constant=constant):
         number, x1, nfe = (part.cpu() for part in arrival)
         yield Arrival(number, x1, nfe * velocity.cost)
 
 
-def _moved(draw: Draw, device: torch.device) -> Draw:
+def _draw_to_device(draw: Draw, device: torch.device) -> Draw:
     label = None if draw.label is None else draw.label.to(device)
     return Draw(draw.number.to(device), draw.x0.to(device), label)
 
@@ -156,10 +156,10 @@ def generate(
     labels: Sequence[int] | None = None,
     guidance: GuidanceSettings | None = None,
     first: int = 0,
-) -> Iterator[Samples]:
+) -> Iterator[Generated]:
     """Yield `count` samples from number `first` on, a batch at a time and in order."""
     source = source_of(model, seed=seed, stream=stream, device=device, labels=labels)
-    velocity = charged(model, guidance or GuidanceSettings())
+    velocity = counted_field(model, guidance or GuidanceSettings())
     if model.spans and method.steps is not None:
         velocity = velocity._replace(field=model.in_steps(method.steps))
     plan = plan_without_pilot(method)
@@ -170,4 +170,4 @@ def generate(
         for arrival in arrivals(velocity, source.draws(numbers), plan, device, batch=batch):
             rows = arrival.number - start
             x1[rows], nfe[rows] = arrival.x1, arrival.nfe
-        yield Samples(Pair(x0, x1, source.label(numbers)), nfe)
+        yield Generated(Pair(x0, x1, source.label(numbers)), nfe)

@@ -27,7 +27,7 @@ ROUGHLY = 1e-3  # error to which trajectories are known when a grid of given len
 
 
 @dataclass(frozen=True)
-class Survey:
+class MeasuredPlan:
     """A plan, and what a pilot saw of its accuracy."""
 
     plan: Plan
@@ -39,7 +39,7 @@ class Survey:
         return {"plan": _rounded(plan), "pilot": _rounded(asdict(self.accuracy))}
 
 
-def survey(
+def measure_plan(
     field: VelocityField,
     x0: Tensor,
     label: Tensor | None,
@@ -50,7 +50,7 @@ def survey(
     t1: float = 1.0,
     batch: int | None = None,
     reference: VelocityField | None = None,
-) -> Survey:
+) -> MeasuredPlan:
     """Return the plan of the settings and what a pilot from the noise x0 (P, *event) says of it.
 
     cost: network evaluations per sample in one call of the field; batch: samples evaluated at once;
@@ -58,14 +58,14 @@ def survey(
     """
     require_way(settings.solver, t0, t1)
     pilot = Pilot(field, x0, label, t0=t0, t1=t1, batch=batch, reference=reference)
-    found = _survey(pilot, settings)
+    found = _measured(pilot, settings)
     return replace(found, accuracy=replace(found.accuracy, evaluations=cost * found.accuracy.evaluations))
 
 
-def _survey(pilot: Pilot, settings: SolverSettings) -> Survey:
+def _measured(pilot: Pilot, settings: SolverSettings) -> MeasuredPlan:
     if settings.steps is None:
         assert settings.tolerance is not None
-        return Survey(*calibrate(pilot, settings.solver, settings.tolerance))
+        return MeasuredPlan(*calibrate(pilot, settings.solver, settings.tolerance))
     if settings.grid == "calibrated":
         pilot.find_truth(ROUGHLY, strict=False)
         nodes = pilot.grid(settings.steps, spread=0.0)
@@ -73,10 +73,10 @@ def _survey(pilot: Pilot, settings: SolverSettings) -> Survey:
     else:
         forwards = fixed_plan(settings.solver, settings.steps, settings.grid)
         plan = forwards if pilot.span[0] < pilot.span[1] else forwards.reversed()
-    return Survey(plan, gauge(pilot, plan))
+    return MeasuredPlan(plan, gauge(pilot, plan))
 
 
-def agreed(out: Path, header: Header, find: Callable[[], Survey]) -> Survey:
+def agreed_plan(out: Path, header: Header, find: Callable[[], MeasuredPlan]) -> MeasuredPlan:
     """Return the survey kept in `out`, or find it and keep it.
 
     Raises ReflowError when the one there is damaged or was found for other settings.
@@ -90,7 +90,7 @@ def agreed(out: Path, header: Header, find: Callable[[], Survey]) -> Survey:
         return _read(path, header)
 
 
-def _read(path: Path, header: Header) -> Survey:
+def _read(path: Path, header: Header) -> MeasuredPlan:
     try:
         content = json.loads(path.read_bytes())
         kept = parse_header(content, path)
@@ -101,7 +101,7 @@ def _read(path: Path, header: Header) -> Survey:
         for key in ("nodes", "finer"):
             if key in plan:
                 plan[key] = _tuples(plan[key])
-        return Survey(Plan(**plan), Accuracy(**kept.facts["pilot"]))
+        return MeasuredPlan(Plan(**plan), Accuracy(**kept.facts["pilot"]))
     except ReflowError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -129,7 +129,7 @@ def _rounded(content: Any) -> Any:
     return float(f"{content:.9g}") if isinstance(content, float) else content
 
 
-def tell(plan: Plan, pilot: Accuracy, wanted: float | None) -> str:
+def pilot_line(plan: Plan, pilot: Accuracy, wanted: float | None) -> str:
     """Return in one line what a pilot found."""
     how = f"{len(plan.nodes) - 1} steps" if plan.nodes else f"tolerance {plan.local_tolerance:.2g} per step"
     if plan.finer:

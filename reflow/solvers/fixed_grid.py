@@ -26,7 +26,7 @@ VELOCITY: Weights = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Rows:
+class GridRows:
     """The evaluations of one sample, in order."""
 
     t: Tensor
@@ -37,25 +37,25 @@ class Rows:
     def __len__(self) -> int:
         return len(self.t)
 
-    def to(self, like: Tensor) -> "Rows":
+    def to(self, like: Tensor) -> "GridRows":
         """Return the table in the dtype and on the device of a tensor."""
-        return Rows(*(part.to(like) for part in (self.t, self.predict, self.update, self.store)))
+        return GridRows(*(part.to(like) for part in (self.t, self.predict, self.update, self.store)))
 
 
-def joined(tables: Sequence[Rows]) -> Rows:
+def joined(tables: Sequence[GridRows]) -> GridRows:
     """Return tables of one method, one after the other."""
     parts = ("t", "predict", "update", "store")
-    return Rows(*(torch.cat([getattr(table, part) for table in tables]) for part in parts))
+    return GridRows(*(torch.cat([getattr(table, part) for table in tables]) for part in parts))
 
 
-Method = Callable[[Tensor], Rows]  # nodes (steps + 1,) from 0 to 1 -> rows
+RowBuilder = Callable[[Tensor], GridRows]  # nodes (steps + 1,) from 0 to 1 -> rows
 
 
-def runge_kutta(tableau: Tableau) -> Method:
+def runge_kutta(tableau: Tableau) -> RowBuilder:
     """Return the rows of an explicit Runge-Kutta method: its stages, step after step."""
     last = len(tableau.b) - 1
 
-    def rows(nodes: Tensor) -> Rows:
+    def rows(nodes: Tensor) -> GridRows:
         table = _Table(history=last)
         for start, h in zip(nodes.tolist(), nodes.diff().tolist(), strict=False):
             for stage, (c, a) in enumerate(zip(tableau.c, tableau.a, strict=True)):
@@ -67,7 +67,7 @@ def runge_kutta(tableau: Tableau) -> Method:
     return rows
 
 
-def adams(order: int) -> Method:
+def adams(order: int) -> RowBuilder:
     """Return Adams' predictor-corrector, one evaluation a step: predict, evaluate, correct.
 
     The predictor integrates the polynomial through the last `order` velocities, the corrector the
@@ -77,7 +77,7 @@ def adams(order: int) -> Method:
     Hairer, Norsett & Wanner, Solving ODEs I, section III.1.
     """
 
-    def rows(nodes: Tensor) -> Rows:
+    def rows(nodes: Tensor) -> GridRows:
         table = _Table(history=order)
         t = nodes.tolist()
         table.add(t[0], [], [0.0])
@@ -94,7 +94,7 @@ def adams(order: int) -> Method:
     return rows
 
 
-def dpm(nodes: Tensor) -> Rows:
+def dpm(nodes: Tensor) -> GridRows:
     """Return DPM-Solver++(2M): the data prediction D = x + (1 - t) v, linear in the log-SNR.
 
     With u = 1 - t and lambda = ln(t / u), x' = (u'/u) x + (1 - u'/u) (D + (D - D_before) / (2 r)),
@@ -147,12 +147,12 @@ class _Table:
         self.update.append([keep, *update, *blank][: self.history + 2])
         self.store.append(store)
 
-    def rows(self) -> Rows:
+    def rows(self) -> GridRows:
         parts = (self.t, self.predict, self.update, self.store)
-        return Rows(*(torch.tensor(part, dtype=torch.float64) for part in parts))
+        return GridRows(*(torch.tensor(part, dtype=torch.float64) for part in parts))
 
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, RowBuilder] = {
     "euler": runge_kutta(EULER),
     "midpoint": runge_kutta(MIDPOINT),
     "heun": runge_kutta(HEUN),
@@ -170,14 +170,14 @@ class State(NamedTuple):
     x: Tensor
     x0: Tensor
     row: Tensor
-    unease: Tensor
+    error_estimate: Tensor
     history: Tensor
 
 
 class Scheduled:
     """A fixed-grid method; samples above the limit go on from the end of a table to the next one."""
 
-    def __init__(self, tables: Sequence[Rows], like: Tensor, limit: float = math.inf) -> None:
+    def __init__(self, tables: Sequence[GridRows], like: Tensor, limit: float = math.inf) -> None:
         self.rows = joined(tables).to(like)
         lengths = torch.tensor([len(table) for table in tables], device=like.device)
         self.last = lengths.cumsum(0) - 1  # row at which a table ends
@@ -204,14 +204,14 @@ class Scheduled:
             store = self.rows.store[state.row]
             newest = store[:, :1] * x.flatten(1) + store[:, 1:] * velocity.flatten(1)
             history = torch.cat([newest[:, None], history[:, :-1]], dim=1)
-        unease = state.unease + (moved - x).flatten(1).square().mean(1)
+        error_estimate = state.error_estimate + (moved - x).flatten(1).square().mean(1)
         ended = torch.isin(state.row, self.last)
-        again = ended & (unease.sqrt() > self.limit) & (state.row < self.last[-1])
+        again = ended & (error_estimate.sqrt() > self.limit) & (state.row < self.last[-1])
         following = (state.row + 1).clamp(max=len(self.rows) - 1)
         if self.limit < math.inf and again.any():  # the question costs a wait for the device
             moved = torch.where(per_sample(again, moved), state.x0, moved)
-            unease = torch.where(again, 0.0, unease)
-        return State(moved, state.x0, following, unease, history), ended & ~again
+            error_estimate = torch.where(again, 0.0, error_estimate)
+        return State(moved, state.x0, following, error_estimate, history), ended & ~again
 
 
 def combine(weights: Tensor, history: Tensor, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from reflow.flow import VelocityField
 from reflow.solvers.grids import cosine, from_density
 from reflow.solvers.plan import CALIBRATED, LOCAL_SHARE, Plan
 from reflow.solvers.solution import between, follow
-from reflow.solvers.step_density import Bends, density
+from reflow.solvers.step_density import Curvature, density
 
 FEWEST, MOST, SHARE = 24, 256, 0.01  # samples of a pilot: a share of the samples that follow, within bounds
 MARGIN = 0.5  # of the wanted error: what the pilot's own error may be
@@ -87,22 +87,22 @@ class Pilot:
         )
 
     def solve(self, plan: Plan) -> Tensor:
-        """Return the end points of a plan; on a grid, keep its bends and the samples' estimates."""
-        self.doubt = math.nan
+        """Return the end points of a plan; on a grid, keep its curvature and the samples' estimates."""
+        self.error_quantile = math.nan
         if plan.nodes is None or plan.finer:
             return follow(plan, self.velocity, self.x0, label=self.label).x1
         method = plan.method(self.x0)
         state, arrived = method.begin(self.x0), torch.zeros(1, dtype=torch.bool)
-        bends = Bends()
+        curvature = Curvature()
         while not arrived.all():
             x, t = method.query(state)
             velocity = self.velocity(x, t, self.label)
             self._require_finite(velocity, float(t[0]))
-            bends.add(float(t[0]), velocity)
+            curvature.add(float(t[0]), velocity)
             state, arrived = method.advance(state, x, t, velocity)
-        self.bends = bends
-        logs = state.unease.cpu().double().clamp(min=1e-24).log() / 2
-        self.doubt = float((logs.mean() + ORDINARY * logs.std()).exp())
+        self.curvature = curvature
+        logs = state.error_estimate.cpu().double().clamp(min=1e-24).log() / 2
+        self.error_quantile = float((logs.mean() + ORDINARY * logs.std()).exp())
         x1: Tensor = state.x
         return x1
 
@@ -128,7 +128,7 @@ class Pilot:
         self.active = self.reference
         while steps <= finest:
             self.truth = self.solve(Plan("adams4", tuple(nodes.tolist())))
-            self.finest = self.bends
+            self.finest = self.curvature
             if before is not None:
                 difference = rms(self.truth - before)
                 if difference <= AGREEMENT * wanted:
@@ -153,7 +153,7 @@ class Pilot:
         """Return the errors (P,) of a plan, root mean square over the event."""
         return self._try(plan)[0]
 
-    def unease(self, plan: Plan) -> float:
+    def error_estimate(self, plan: Plan) -> float:
         """Return what few of the samples' own estimates exceed under a plan on a grid."""
         return self._try(plan)[1]
 
@@ -166,7 +166,7 @@ class Pilot:
             before = self.evaluations
             off = (self.solve(plan) - self.truth).flatten(1)
             spent = (self.evaluations - before) / len(off)
-            self.tried[plan] = off.square().mean(1).sqrt(), self.doubt, spent
+            self.tried[plan] = off.square().mean(1).sqrt(), self.error_quantile, spent
         return self.tried[plan]
 
     def accuracy(self, plan: Plan) -> Accuracy:
@@ -200,7 +200,7 @@ def calibrate(pilot: Pilot, solver: str, tolerance: float) -> tuple[Plan, Accura
     assert plan.nodes is not None
     steps = len(plan.nodes) - 1
     finer = tuple(best(steps * times).nodes or () for times in FINER)
-    return replace(plan, finer=finer, limit=pilot.unease(plan)), accuracy
+    return replace(plan, finer=finer, limit=pilot.error_estimate(plan)), accuracy
 
 
 def gauge(pilot: Pilot, plan: Plan) -> Accuracy:

@@ -14,7 +14,7 @@ RESOLUTION = 2000  # intervals of the density
 FLOOR = 0.01  # of the way: nearer to the end, spread steps lie no denser
 
 
-class Bends:
+class Curvature:
     """Second derivatives of the velocity along trajectories: times, and RMS over samples and elements."""
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class Bends:
         self._last = t, now
 
 
-def density(bends: Bends, spread: float) -> tuple[Tensor, Tensor]:
+def density(curvature: Curvature, spread: float) -> tuple[Tensor, Tensor]:
     """Return a density of steps on a fine grid of times, with a share of them spread as 1 / (1 - t)."""
-    times = torch.tensor(bends.times, dtype=torch.float64)
-    sizes = torch.stack(bends.sizes).cpu().double()
+    times = torch.tensor(curvature.times, dtype=torch.float64)
+    sizes = torch.stack(curvature.sizes).cpu().double()
     fine = torch.linspace(0, 1, RESOLUTION + 1, dtype=torch.float64)
     place = torch.searchsorted(times, fine).clamp(1, len(times) - 1)
     share = (fine - times[place - 1]) / (times[place] - times[place - 1])

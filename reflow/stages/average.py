@@ -9,7 +9,7 @@ from reflow.artifacts.stage_directory import claim
 from reflow.errors import ReflowError
 from reflow.terminal import Meter, say
 from reflow.training.averages import Profile, coefficients, gamma_of, mismatch
-from reflow.training.session import finished
+from reflow.training.session import already_trained
 from reflow.training.snapshots import snapshots, weighted_sum
 
 TRUSTED, USELESS = 0.05, 0.5  # mismatch of the profile above which we warn, and refuse
@@ -43,7 +43,7 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
     if (out / STATE).exists() or any(True for _ in out.glob(AVERAGES)):  # --fresh spares it, too
         raise ReflowError(f"--out {out} holds a training; give another --out")
     with claim(out, "model", fresh=fresh):
-        if finished(out, header):
+        if already_trained(out, header):
             return
         with Meter("average", len(found), "snapshots") as meter:
             write_artifact(out / MODEL, weighted_sum(found, factors, meter.update), header)

@@ -25,17 +25,17 @@ from reflow.pairs.collapse import (
     ROLE,
     Coverage,
     First,
-    compare,
+    coverage_of,
     first_pairs,
     require_coverage,
 )
 from reflow.pairs.store import read_index
-from reflow.pairs.writer import ShardSet, Shelf, spent
+from reflow.pairs.writer import ShardSet, ShardWriter, spent
 from reflow.precision import in_precision
 from reflow.recipes.read import Overrides
 from reflow.recipes.recipe import CoupleSettings, Recipe
-from reflow.sampling.generate import Charged, Source, arrivals, charged, labels_called, source_of
-from reflow.sampling.plan_file import Survey, agreed, survey, tell
+from reflow.sampling.generate import CountedField, Source, arrivals, counted_field, labels_called, source_of
+from reflow.sampling.plan_file import MeasuredPlan, agreed_plan, measure_plan, pilot_line
 from reflow.signals import interruptible, watching_signals
 from reflow.solvers.pilot import samples_for
 from reflow.terminal import Meter, say
@@ -148,39 +148,39 @@ class _Pairs:
             )
             return
         found = self.survey()
-        say(tell(found.plan, found.accuracy, self.settings.tolerance))
+        say(pilot_line(found.plan, found.accuracy, self.settings.tolerance))
         mine = [shard for shard in range(len(self.shards)) if part.owns(shard)]
         there = {shard: self.shards.check(shard) for shard in mine}
         done, missing = ([shard for shard in mine if there[shard] is wanted] for wanted in (True, False))
         if missing:
             self.solve(found, missing, done)
 
-    def velocity(self, *, compiled: bool) -> Charged:
+    def velocity(self, *, compiled: bool) -> CountedField:
         """Return the velocity to follow, in the precision asked for."""
-        velocity = charged(self.model, self.settings, compiled=compiled)
+        velocity = counted_field(self.model, self.settings, compiled=compiled)
         field = in_precision(velocity.field, self.settings.precision, self.device)
         return velocity._replace(field=field)
 
-    def survey(self) -> Survey:
+    def survey(self) -> MeasuredPlan:
         """Return the plan of this set, found by a pilot or kept from before."""
-        return agreed(self.out, self.header, self.find_plan)
+        return agreed_plan(self.out, self.header, self.find_plan)
 
-    def find_plan(self) -> Survey:
+    def find_plan(self) -> MeasuredPlan:
         """Return the plan that a pilot finds; its batch is too small to compile for."""
         x0, label = self.source(PILOT).pilot(samples_for(self.settings.count))
         velocity = self.velocity(compiled=False)
         say(f"pilot: solving {len(x0)} samples to see where steps are needed")
-        return survey(
+        return measure_plan(
             velocity.field,
             x0,
             label,
             self.settings,
             cost=velocity.cost,
             batch=self.settings.batch,
-            reference=charged(self.model, self.settings).field,
+            reference=counted_field(self.model, self.settings).field,
         )
 
-    def solve(self, found: Survey, missing: list[int], done: list[int]) -> None:
+    def solve(self, found: MeasuredPlan, missing: list[int], done: list[int]) -> None:
         """Solve the pairs of the missing shards and write each shard once it is full."""
         source, batch = self.source(STREAM), self.settings.batch
 
@@ -188,25 +188,25 @@ class _Pairs:
             self.shards.write(shard, pair, spent(nfe))
 
         before, total = self.shards.pairs_in(done), self.shards.pairs_in(done + missing)
-        shelf = Shelf(self.shards, getattr(torch, self.settings.image_dtype), write)
+        writer = ShardWriter(self.shards, getattr(torch, self.settings.image_dtype), write)
         draws = (draw for shard in missing for draw in source.draws(self.shards.numbers(shard)))
         arrived, evaluations = before, 0
         with (
             watching_signals() as stop,
-            shelf,
+            writer,
             Meter("couple", total, "pairs", done=before) as meter,
         ):
             velocity = self.velocity(compiled=self.compiled)
             field = interruptible(velocity.field, stop, lambda: f"after {arrived} pairs; {KEPT}")
             for arrival in arrivals(
                 velocity._replace(field=field),
-                shelf.watched(draws),
+                writer.watched(draws),
                 found.plan,
                 self.device,
                 batch=batch,
                 constant=self.compiled,
             ):
-                shelf.finish(*arrival)
+                writer.finish(*arrival)
                 arrived += len(arrival.number)
                 evaluations += int(arrival.nfe.sum())
                 meter.update(arrived, f"{evaluations / (arrived - before):.1f} NFE")
@@ -233,7 +233,7 @@ class _Pairs:
 
     def compared(self, first: First) -> Coverage:
         """Return how the images cover those of the first round."""
-        return compare(open_pairs_watched(first.path), self.shards, self.recipe.seed)
+        return coverage_of(open_pairs_watched(first.path), self.shards, self.recipe.seed)
 
     def judge(self, found: Coverage) -> None:
         """Say what a comparison found, and refuse images that have collapsed."""

@@ -12,12 +12,12 @@ from reflow.data import DataSet
 from reflow.devices import choose_device
 from reflow.distributed import joined, world
 from reflow.errors import ReflowError, UsageError
-from reflow.evaluation.reference import Yardstick, yardstick
+from reflow.evaluation.reference import Reference, reference_of
 from reflow.evaluation.results import SCHEMA, times_beside, to_json
-from reflow.evaluation.resume import finished_beside
-from reflow.evaluation.samplers import STREAM, Crew
+from reflow.evaluation.resume import partial_results_of
+from reflow.evaluation.samplers import STREAM, Samplers
 from reflow.evaluation.scores import evenly
-from reflow.evaluation.sweep import Sweep, Task
+from reflow.evaluation.sweep import Measurement, Sweep
 from reflow.inputs import open_data_watched, real_data, recipe_of, split_of
 from reflow.metrics.features.files import open_extractor
 from reflow.models import Model, load_model
@@ -57,20 +57,20 @@ def run(
         _say_left_out(models, paths, overrides, recipe.evaluate)
     parts = real_data(recipe, models[0], open_data_watched)
     _require_samples(parts[1])
-    crew = Crew(recipe, _labels(models[0], parts[1], recipe.evaluate.samples), where, here)
-    finished = finished_beside(out)
+    samplers = Samplers(recipe, _labels(models[0], parts[1], recipe.evaluate.samples), where, here)
+    finished = partial_results_of(out)
     with joined(where):
-        measure = _measure(crew, models[0], parts, features) if here.leads else None
-        told = None if measure is None else _told(measure, crew)
+        measure = _measure(samplers, models[0], parts, features) if here.leads else None
+        told = None if measure is None else _told(measure, samplers)
         tasks = [_tasks(model, recipe.evaluate) for model in models]
-        sweep = Sweep(crew, measure, finished, told, parts[1])
+        sweep = Sweep(samplers, measure, finished, told, parts[1])
         found = iter(sweep.run([task for some in tasks for task in some]))
     if measure is None or told is None:
         return None
     by_model = [[next(found) for _ in some] for some in tasks]
-    result = {"schema": SCHEMA, "seed": recipe.seed, **measure.reference(crew.labels), **told}
+    result = {"schema": SCHEMA, "seed": recipe.seed, **measure.reference(samplers.labels), **told}
     result["models"] = list(map(_model, paths, models, tasks, by_model))
-    _write(times_beside(out), _times(crew, paths, models, by_model))
+    _write(times_beside(out), _times(samplers, paths, models, by_model))
     _write(out, result)
     finished.clear()
     return result
@@ -151,10 +151,12 @@ def _labels(model: Model, held_out: DataSet, count: int) -> list[int] | None:
     return labels
 
 
-def _measure(crew: Crew, model: Model, parts: tuple[DataSet, DataSet], features: Path | None) -> Yardstick:
+def _measure(
+    samplers: Samplers, model: Model, parts: tuple[DataSet, DataSet], features: Path | None
+) -> Reference:
     """Return what samples are measured by, and say which networks look at them."""
-    extractor = None if features is None else open_extractor(features, model.event, crew.device)
-    measure = yardstick(crew.recipe, *parts, asdict(split_of(model)), extractor)
+    extractor = None if features is None else open_extractor(features, model.event, samplers.device)
+    measure = reference_of(samplers.recipe, *parts, asdict(split_of(model)), extractor)
     if extractor is not None:
         say(f"features: {extractor.name}, {extractor.size} of them, {features}")
     if measure.classifier is not None:
@@ -162,10 +164,10 @@ def _measure(crew: Crew, model: Model, parts: tuple[DataSet, DataSet], features:
     return measure
 
 
-def _told(measure: Yardstick, crew: Crew) -> Result:
+def _told(measure: Reference, samplers: Samplers) -> Result:
     """Return the protocol: what results follow from, beside model and method."""
-    noise = {"seed": crew.recipe.seed, "stream": STREAM, "numbering": NUMBERING}
-    labels = None if crew.labels is None else "of held-out data, evenly"
+    noise = {"seed": samplers.recipe.seed, "stream": STREAM, "numbering": NUMBERING}
+    labels = None if samplers.labels is None else "of held-out data, evenly"
     return {
         "features": measure.features_told(),
         "protocol": {**measure.protocol(), "noise": noise, "labels": labels},
@@ -183,15 +185,21 @@ def _methods(model: Model, settings: EvaluateSettings) -> list[SolverSettings]:
     return list(dict.fromkeys([*fixed, usual_method(model), *tolerant]))
 
 
-def _tasks(model: Model, settings: EvaluateSettings) -> list[Task]:
+def _tasks(model: Model, settings: EvaluateSettings) -> list[Measurement]:
     """Return what is to be done for a model; a student has no flow to look at."""
-    tasks = [Task(model, method) for method in _methods(model, settings)]
+    tasks = [Measurement(model, method) for method in _methods(model, settings)]
     if model.student_steps:
         return tasks
-    return [*tasks, Task(model, "flow"), *([Task(model, "likelihood")] if settings.likelihood else [])]
+    return [
+        *tasks,
+        Measurement(model, "flow"),
+        *([Measurement(model, "likelihood")] if settings.likelihood else []),
+    ]
 
 
-def _model(path: Path, model: Model, tasks: Sequence[Task], found: Sequence[Mapping[str, Any]]) -> Result:
+def _model(
+    path: Path, model: Model, tasks: Sequence[Measurement], found: Sequence[Mapping[str, Any]]
+) -> Result:
     """Return what is told of a model."""
     usual = found[[task.what for task in tasks].index(usual_method(model))]
     flow = next((one["flow"] for one in found if "flow" in one), None)
@@ -211,13 +219,16 @@ def _model(path: Path, model: Model, tasks: Sequence[Task], found: Sequence[Mapp
 
 
 def _times(
-    crew: Crew, paths: Sequence[Path], models: Sequence[Model], found: Sequence[Sequence[Mapping[str, Any]]]
+    samplers: Samplers,
+    paths: Sequence[Path],
+    models: Sequence[Model],
+    found: Sequence[Sequence[Mapping[str, Any]]],
 ) -> Result:
     """Return the seconds that samples took, per image, and their figures."""
     return {
         "schema": TIMES_SCHEMA,
-        "device": str(crew.device),
-        "processes": crew.world.size,
+        "device": str(samplers.device),
+        "processes": samplers.world.size,
         "threads": torch.get_num_threads(),
         "models": [
             {

@@ -29,8 +29,8 @@ from reflow.pixels import dequantised
 from reflow.precision import in_precision
 from reflow.recipes.read import Overrides, with_source
 from reflow.recipes.recipe import CoupleSettings, Recipe
-from reflow.sampling.generate import Charged, charged
-from reflow.sampling.plan_file import Survey, agreed, survey, tell
+from reflow.sampling.generate import CountedField, counted_field
+from reflow.sampling.plan_file import MeasuredPlan, agreed_plan, measure_plan, pilot_line
 from reflow.signals import interruptible, watching_signals
 from reflow.solvers.pilot import samples_for
 from reflow.solvers.solution import Solution, follow
@@ -86,11 +86,11 @@ class _Inversion:
     def make(self) -> None:
         """Invert the shards that are missing and write the index."""
         self.shards.refuse_strangers()
-        velocity = charged(self.model, self.settings)
+        velocity = counted_field(self.model, self.settings)
         field = in_precision(velocity.field, self.settings.precision, self.device)
         velocity = velocity._replace(field=field)
-        found = agreed(self.shards.out, self.shards.header, lambda: self.find_plan(velocity))
-        say(tell(found.plan, found.accuracy, self.settings.tolerance))
+        found = agreed_plan(self.shards.out, self.shards.header, lambda: self.find_plan(velocity))
+        say(pilot_line(found.plan, found.accuracy, self.settings.tolerance))
         done = 0
         with watching_signals() as stop, Meter("invert", len(self.data), "images") as meter:
             where = f"{self.shards.out}: the complete shards are kept"
@@ -108,11 +108,11 @@ class _Inversion:
             "average, both ways"
         )
 
-    def find_plan(self, velocity: Charged) -> Survey:
+    def find_plan(self, velocity: CountedField) -> MeasuredPlan:
         """Return the plan that a pilot found on the way from the data to the noise."""
         x1, label = self.images(range(min(len(self.data), samples_for(len(self.data)))))
         say(f"pilot: solving {len(x1)} images to see where steps are needed")
-        return survey(
+        return measure_plan(
             velocity.field,
             x1,
             label,
@@ -121,7 +121,7 @@ class _Inversion:
             t0=1.0,
             t1=0.0,
             batch=self.settings.batch,
-            reference=charged(self.model, self.settings).field,
+            reference=counted_field(self.model, self.settings).field,
         )
 
     def images(self, rows: range) -> tuple[Tensor, Tensor | None]:
@@ -132,7 +132,7 @@ class _Inversion:
         wanted = None if self.model.classes is None or label is None else label.to(self.device)
         return x1.to(self.device), wanted
 
-    def invert(self, shard: int, velocity: Charged, found: Survey) -> None:
+    def invert(self, shard: int, velocity: CountedField, found: MeasuredPlan) -> None:
         """Take the images of a shard to noise and back, drop those outside the gates, write the rest."""
         x1, label = self.images(self.shards.numbers(shard))
 

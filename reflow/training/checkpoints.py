@@ -25,7 +25,7 @@ SPARE = 2**20  # bytes left free beside a state
 
 
 @dataclass(frozen=True)
-class States:
+class Checkpoints:
     """The states in a stage's directory of the training that this header describes."""
 
     out: Path
@@ -89,7 +89,7 @@ class States:
         for name, tensor in tensors.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise ReflowError(
-                    f"{name} is not finite after step {step}; {kept(self.out)}. "
+                    f"{name} is not finite after step {step}; {saved_states(self.out)}. "
                     "Lower the learning rate (lr), then start again with --fresh"
                 )
 
@@ -99,11 +99,11 @@ class States:
         if free < size + SPARE:
             raise ReflowError(
                 f"{self.out / STATE} needs {megabytes(size)} MB and {megabytes(free)} MB are free; "
-                f"{kept(self.out)}. Free some, then give the same command again"
+                f"{saved_states(self.out)}. Free some, then give the same command again"
             )
 
 
-def kept(out: Path) -> str:
+def saved_states(out: Path) -> str:
     """Return what remains of a training that cannot go on."""
     there = (out / STATE).exists()
     return f"the last good state is kept in {out / STATE}" if there else "no state was saved"

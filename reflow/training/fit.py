@@ -28,8 +28,8 @@ from reflow.randomness import Draws, draw_seed, draws
 from reflow.recipes.training import FitSettings
 from reflow.training.averages import WIDTHS, gamma_of, update_ema, update_power
 from reflow.training.parallel import Layout, Replicated, Sharded
-from reflow.training.prefetch import Ahead
-from reflow.training.running_means import PATIENCE, Tally
+from reflow.training.prefetch import Prefetch
+from reflow.training.running_means import PATIENCE, RunningMeans
 
 HALVINGS = 16  # of the loss's scale in float16, 2^16 at first; until it is 1, overflows say nothing
 
@@ -45,7 +45,7 @@ SCHEDULES: dict[str, Schedule] = {  # share of the steps done -> share of the le
 class Fit:
     """A network under training with its optimiser, its average and the number of steps done.
 
-    `tally` sums up what a log tells; `rate` is the learning rate of the last step.
+    `means` sums up what a log tells; `rate` is the learning rate of the last step.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class Fit:
             self.weights.values(), lr=settings.lr, betas=(0.9, settings.beta2), fused=True
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-        self.batches = Ahead(self._draw)
-        self.tally = Tally(device, PATIENCE + HALVINGS * self.scaler.is_enabled())
+        self.batches = Prefetch(self._draw)
+        self.means = RunningMeans(device, PATIENCE + HALVINGS * self.scaler.is_enabled())
         self.weighting = weighting_of(settings, device)
         self.step, self.rate = 0, 0.0
 
@@ -104,7 +104,7 @@ class Fit:
         for width, power in self.powers.items():
             update_power(self.layout.held(power.values()), weights, self.step, gamma_of(width))
         losses = _joined(parts)
-        self.tally.add(losses, norm)
+        self.means.add(losses, norm)
         self.weighting.add(losses, norm.isfinite(), self.world)
 
     def learning_rate(self) -> float:
@@ -127,14 +127,14 @@ class Fit:
             for name, weight in power.items()
         }
         held = {k: tensor.detach() for k, tensor in (moments | raw | average | powers).items()}
-        kept = {"skipped": self.tally.skipped} | self.weighting.tensors()
+        kept = {"skipped": self.means.skipped} | self.weighting.tensors()
         return self.layout.gathered(held) | kept | self._scaling()
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Continue after `step` steps from the tensors of that moment, asking for each once."""
-        self.tally.skipped = tensors["skipped"].to(self.device)
-        taken = float(step - int(self.tally.skipped[0]))
+        self.means.skipped = tensors["skipped"].to(self.device)
+        taken = float(step - int(self.means.skipped[0]))
         for name, weight in self.weights.items():
             self.layout.put(weight, tensors[f"raw.{name}"])
             self.layout.put(self.averages[name], tensors[f"ema.{name}"])
@@ -151,7 +151,7 @@ class Fit:
             )
         self.weighting.restore(tensors)
         self.step = step
-        self.tally.reset()
+        self.means.reset()
 
     @torch.no_grad()
     def averaged(self) -> Preconditioned:

@@ -19,7 +19,7 @@ from reflow.recipes.read import flat
 from reflow.recipes.recipe import Recipe
 from reflow.terminal import Meter, say
 from reflow.training.fit import Fit
-from reflow.training.running_means import Figures
+from reflow.training.running_means import Means
 from reflow.training.tracking import Launch, open_tracker
 
 
@@ -46,7 +46,7 @@ class Log:
         """Return the seconds of training so far, earlier sessions included."""
         return self.spent + time.monotonic() - self.begin
 
-    def line(self, fit: Fit, figures: Figures, validation: Mapping[str, float]) -> dict[str, Any]:
+    def line(self, fit: Fit, figures: Means, validation: Mapping[str, float]) -> dict[str, Any]:
         """Return a line about the steps since the last one."""
         now, settings = time.monotonic(), fit.settings
         rate = (fit.step - self.step) / max(now - self.last, 1e-9)  # steps per second
@@ -89,20 +89,20 @@ def memory_mb(device: torch.device) -> int:
     return peak // 10**6 if sys.platform == "darwin" else peak * 1024 // 10**6  # bytes or KiB
 
 
-class Followers:
+class Observers:
     """All that are told of a training from its present step on; trackers are named."""
 
     def __init__(
         self, out: Path, recipe: Recipe, header: Header, fit: Fit, trackers: Sequence[str]
     ) -> None:
         self.out, self.stack = out, contextlib.ExitStack()
-        self.books = Log(out / LOG, fit.step)
+        self.file = Log(out / LOG, fit.step)
         self.meter = Meter(header.stage, fit.settings.steps, "steps", done=fit.step)
         title = f"{recipe.name} {header.stage} {header.rectification}"
         launch = Launch(out, title, flat(recipe.model_dump(mode="json")), fit.step)
         self.trackers = [open_tracker(name, launch, say) for name in trackers]
 
-    def __enter__(self) -> "Followers":
+    def __enter__(self) -> "Observers":
         self.stack.enter_context(self.meter)
         for tracker in self.trackers:
             self.stack.callback(tracker.close)
@@ -116,16 +116,16 @@ class Followers:
     ) -> None:
         self.stack.close()
 
-    def log(self, fit: Fit, figures: Figures, validation: Mapping[str, float]) -> None:
+    def log(self, fit: Fit, figures: Means, validation: Mapping[str, float]) -> None:
         """Tell the means of the steps since the last time.
 
         Raises ReflowError when the log cannot be written; its lines wait until it can.
         """
-        line = self.books.line(fit, figures, validation)
+        line = self.file.line(fit, figures, validation)
         self.meter.update(fit.step, in_short(line))
         for tracker in self.trackers:
             tracker.log(fit.step, numbers(line))
-        self.books.write(line)
+        self.file.write(line)
 
     def show(self, step: int, png: bytes) -> None:
         """Show a preview of the averaged model.
@@ -138,7 +138,7 @@ class Followers:
 
     def seconds(self) -> float:
         """Return the seconds of training so far, earlier sessions included."""
-        return self.books.seconds()
+        return self.file.seconds()
 
 
 def in_short(line: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 Batch = TypeVar("Batch")
 
 
-class Ahead(Generic[Batch]):
+class Prefetch(Generic[Batch]):
     """Batches by number; whenever one is handed out, a thread begins to make the next one.
 
     `make` depends on the number alone, so what was made in vain is dropped.

@@ -18,7 +18,7 @@ PATIENCE = 5  # steps in a row whose gradient is not finite, after which trainin
 
 
 @dataclass(frozen=True)
-class Figures:
+class Means:
     """Means over some steps; None where nothing was counted. `skipped` counts since training began."""
 
     loss: float | None
@@ -27,7 +27,7 @@ class Figures:
     skipped: int
 
 
-class Tally:
+class RunningMeans:
     """Sums over steps, and how many steps were skipped: in all, in a row, and in the longest row.
 
     patience: so many in a row are hopeless.
@@ -56,13 +56,13 @@ class Tally:
         row = torch.where(good, 0, row + 1)
         self.skipped = torch.stack([all_skipped + ~good, row, torch.maximum(longest, row)])
 
-    def read(self, world: World) -> Figures:
+    def read(self, world: World) -> Means:
         """Return the means over all processes, and begin new sums."""
         sums, counts = total(self.loss, world).tolist()
         norm, steps = self.norm.tolist()
         self.reset()
         means = [part / count if count else None for part, count in zip(sums, counts, strict=True)]
-        return Figures(
+        return Means(
             means[0],
             tuple(means[1:]) if any(counts[1:]) else None,
             norm / steps if steps else None,

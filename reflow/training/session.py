@@ -29,12 +29,12 @@ from reflow.recipes.recipe import Recipe
 from reflow.recipes.training import FitSettings
 from reflow.signals import watching_signals
 from reflow.terminal import say
-from reflow.training.checkpoints import States, kept
+from reflow.training.checkpoints import Checkpoints, saved_states
 from reflow.training.fit import Fit
 from reflow.training.job import Job
-from reflow.training.log import Followers
+from reflow.training.log import Observers
 from reflow.training.preview import preview
-from reflow.training.running_means import Figures
+from reflow.training.running_means import Means
 from reflow.training.snapshots import discard_after, write_snapshot
 from reflow.training.tracking import require_tracker
 from reflow.training.validation import validate
@@ -89,7 +89,7 @@ def train_model(task: Task, machine: Machine, job: Job, *, inputs: Sequence[Path
         if here.leads:
             anew = job.fresh and not restarts()  # what is there then is of this very command
             stack.enter_context(claim(job.out, "model", inputs=inputs, fresh=anew))
-        if agree(here.leads and finished(job.out, task.header), here):
+        if agree(here.leads and already_trained(job.out, task.header), here):
             return
         average = copy.deepcopy(task.net).eval().requires_grad_(False)
         if machine.compiled:
@@ -108,7 +108,7 @@ def train_model(task: Task, machine: Machine, job: Job, *, inputs: Sequence[Path
         _Session(task, fit, job.out).run(job.trackers)
 
 
-def finished(out: Path, wanted: Header) -> bool:
+def already_trained(out: Path, wanted: Header) -> bool:
     """Return whether `out` holds the complete model that is wanted, and say so.
 
     Raises ReflowError when what stands there, complete or not, was made with other settings.
@@ -138,21 +138,21 @@ class _Session:
         self.world, self.settings = fit.world, fit.settings
         facts = model_facts(task.header.facts)
         self.model = Model(fit.average, task.header, task.recipe, facts, digest="")
-        self.states = States(out, task.header)
+        self.states = Checkpoints(out, task.header)
         self.asked, self.skipped = time.monotonic(), 0
-        self.followers: Followers | None = None  # of the first process
+        self.observers: Observers | None = None  # of the first process
 
     def run(self, trackers: Sequence[str]) -> None:
         """Take the steps that are left, then write the model."""
         self.resume()
         with contextlib.ExitStack() as stack:
             if self.world.leads:
-                told = Followers(self.out, self.task.recipe, self.task.header, self.fit, trackers)
-                self.followers = stack.enter_context(told)
+                told = Observers(self.out, self.task.recipe, self.task.header, self.fit, trackers)
+                self.observers = stack.enter_context(told)
             self.take_steps()
             self.publish()
-        if self.followers:
-            took = f"{self.settings.steps} steps in {self.followers.seconds():.0f} s"
+        if self.observers:
+            took = f"{self.settings.steps} steps in {self.observers.seconds():.0f} s"
             say(f"{self.out}: {took}; the model is complete")
 
     def take_steps(self) -> None:
@@ -189,7 +189,7 @@ class _Session:
         trouble = self.states.restore(self.fit)
         if trouble:
             say(trouble)
-        self.skipped = int(self.fit.tally.skipped[0])
+        self.skipped = int(self.fit.means.skipped[0])
         if self.world.leads and self.fit.step:
             say(f"{self.out}: going on from step {self.fit.step}")
         if self.world.leads:
@@ -227,17 +227,17 @@ class _Session:
             what, _, _ = str(error).partition(";")  # the remedy is for those whose training has ended
             say(f"{what}. Training goes on without it")
 
-    def tell(self, figures: Figures, validation: Mapping[str, float]) -> None:
+    def tell(self, figures: Means, validation: Mapping[str, float]) -> None:
         """Write a line of the log."""
-        if self.followers:
-            self.followers.log(self.fit, figures, validation)
+        if self.observers:
+            self.observers.log(self.fit, figures, validation)
 
     def show(self) -> None:
         """Write the preview of the averaged model."""
         self.fit.averaged()
-        if self.followers:
+        if self.observers:
             picture = preview(self.model, seed=self.task.recipe.seed, device=self.fit.device)
-            self.followers.show(self.fit.step, picture)
+            self.observers.show(self.fit.step, picture)
 
     def publish(self) -> None:
         """Write the averaged model: the stage is complete."""
@@ -248,9 +248,9 @@ class _Session:
             write_artifact(self.out / MODEL, averaged.state_dict(), self.task.header)
             self.states.forget_previous()
 
-    def figures(self) -> Figures:
+    def figures(self) -> Means:
         """Return the means since the last line of the log; raise where steps are skipped in a row."""
-        figures = self.fit.tally.read(self.world)
+        figures = self.fit.means.read(self.world)
         self.require_hope(figures.loss)
         if figures.skipped > self.skipped and self.world.leads:
             say(
@@ -262,12 +262,12 @@ class _Session:
 
     def require_hope(self, loss: float | None = None) -> None:
         """Raise where steps were skipped in a row: what is in the directory is from before them."""
-        tally = self.fit.tally
-        if tally.hopeless() or (loss is not None and not math.isfinite(loss)):
+        means = self.fit.means
+        if means.hopeless() or (loss is not None and not math.isfinite(loss)):
             raise ReflowError(
-                f"loss or gradient were not finite in {tally.patience} steps in a row before step "
-                f"{self.fit.step}; {kept(self.out)}. Lower the learning rate (lr) or check the data, "
-                "then start again with --fresh"
+                f"loss or gradient were not finite in {means.patience} steps in a row before step "
+                f"{self.fit.step}; {saved_states(self.out)}. Lower the learning rate (lr) or check the "
+                "data, then start again with --fresh"
             )
 
     def validation(self) -> dict[str, float]:

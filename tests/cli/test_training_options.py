@@ -29,13 +29,13 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen, forward, unit_forward = Seen(), Preconditioned.forward, nn.GroupNorm.forward
 
     def watched(
-        self: Preconditioned, x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor
+        self: Preconditioned, x: Tensor, t: Tensor, label: Tensor | None = None, *end_time: Tensor
     ) -> Tensor:
         if torch.is_grad_enabled():
             seen.sizes.append(len(x))
             autocast = torch.is_autocast_enabled("cpu")
             seen.precisions.append(torch.get_autocast_dtype("cpu") if autocast else None)
-        return forward(self, x, t, label, *until)
+        return forward(self, x, t, label, *end_time)
 
     def counted(self: nn.GroupNorm, x: Tensor) -> Tensor:
         seen.units += torch.is_grad_enabled()

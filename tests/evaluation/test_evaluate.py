@@ -13,7 +13,7 @@ from neighbours import covered_by_sklearn
 from reflow.data import DataSet, open_data, split
 from reflow.evaluation import reference as module
 from reflow.evaluation.floor import draws, strata
-from reflow.evaluation.reference import Yardstick, yardstick
+from reflow.evaluation.reference import Reference, reference_of
 from reflow.evaluation.scores import NEUTRAL, evenly
 from reflow.metrics.precision_recall import density_coverage
 from reflow.models import load_model
@@ -23,14 +23,14 @@ from reflow.sampling.generate import generate
 from reflow.sampling.methods import fixed_method, usual_method
 
 
-def measure(**settings: Any) -> tuple[Yardstick, DataSet, DataSet]:
+def measure(**settings: Any) -> tuple[Reference, DataSet, DataSet]:
     content = read_recipe(str(TINY)).model_dump(mode="json")
     content["evaluate"] |= {"classifier_steps": 5} | settings
     recipe = parse_recipe(content)
     data = open_data(recipe.data, 0)
     training, held_out = split(data, 0.2, 0)
     how = {"data": data.digest(), "held_out": 0.2, "seed": 0}
-    return yardstick(recipe, training, held_out, how), training, held_out
+    return reference_of(recipe, training, held_out, how), training, held_out
 
 
 def test_samples_that_are_copied_stand_out_from_held_out_ones(monkeypatch: pytest.MonkeyPatch) -> None:

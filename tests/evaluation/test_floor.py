@@ -8,7 +8,7 @@ import torch
 
 from reflow.data import DataSet
 from reflow.evaluation.floor import DRAWS, draws, floor, strata
-from reflow.metrics.standard_errors import Rows
+from reflow.metrics.standard_errors import RowNumbers
 
 
 def points(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None = None) -> DataSet:
@@ -17,7 +17,7 @@ def points(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None = N
     )
 
 
-def mean(samples: torch.Tensor, labels: Rows | None) -> dict[str, Any]:
+def mean(samples: torch.Tensor, labels: RowNumbers | None) -> dict[str, Any]:
     assert labels is None
     return {"mean": float(samples.mean()), "noise": {"mean": float(samples.std()) / len(samples) ** 0.5}}
 
@@ -66,9 +66,9 @@ def test_the_noise_of_a_floor_is_its_scatter_over_training_sets(available: int) 
 
 def test_figures_are_told_the_labels_of_draws_that_all_have_as_many_of_each() -> None:
     labels = np.arange(60) % 3
-    told: list[Rows | None] = []
+    told: list[RowNumbers | None] = []
 
-    def measure(samples: torch.Tensor, classes: Rows | None) -> dict[str, Any]:
+    def measure(samples: torch.Tensor, classes: RowNumbers | None) -> dict[str, Any]:
         if classes is not None:
             np.testing.assert_array_equal(samples[:, 0].numpy().astype(int) % 3, classes)
         told.append(classes)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from commands import Command
 
-from reflow.evaluation.reference import Yardstick
-from reflow.evaluation.samplers import Crew
+from reflow.evaluation.reference import Reference
+from reflow.evaluation.samplers import Samplers
 
 QUICK = ("--set", "evaluate.straightness_samples=2", "--set", "evaluate.samples=24", "--nfe", "1,2")
 
@@ -26,18 +26,18 @@ def evaluate(reflow: Command, chain: Path, out: Path, *more: object) -> dict[str
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return which samples are drawn, and what else is computed, as it happens."""
     notes: list[str] = []
-    samples, flow = Crew.samples, Crew.flow
+    samples, flow = Samplers.samples, Samplers.flow
 
-    def noted(crew: Crew, model: Any, method: Any, watch: Any) -> Any:
+    def noted(samplers: Samplers, model: Any, method: Any, watch: Any) -> Any:
         notes.append(f"{model.header.stage} {method.solver} {method.steps}")
-        return samples(crew, model, method, watch)
+        return samples(samplers, model, method, watch)
 
-    def followed(crew: Crew, model: Any, watch: Any) -> Any:
+    def followed(samplers: Samplers, model: Any, watch: Any) -> Any:
         notes.append(f"{model.header.stage} flow")
-        return flow(crew, model, watch)
+        return flow(samplers, model, watch)
 
-    monkeypatch.setattr(Crew, "samples", noted)
-    monkeypatch.setattr(Crew, "flow", followed)
+    monkeypatch.setattr(Samplers, "samples", noted)
+    monkeypatch.setattr(Samplers, "flow", followed)
     return notes
 
 
@@ -104,16 +104,16 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(
 
 
 def _killed_after(patch: pytest.MonkeyPatch, figures: int) -> None:
-    measured = Yardstick.figures
+    measured = Reference.figures
     left = [figures]
 
-    def dying(stick: Yardstick, samples: Any, labels: Any) -> Any:
+    def dying(stick: Reference, samples: Any, labels: Any) -> Any:
         if not left[0]:
             raise SystemExit(143)
         left[0] -= 1
         return measured(stick, samples, labels)
 
-    patch.setattr(Yardstick, "figures", dying)
+    patch.setattr(Reference, "figures", dying)
 
 
 def test_what_was_finished_under_another_protocol_is_not_taken_for_ours(
@@ -132,7 +132,7 @@ def test_times_are_told_beside_the_figures_and_nowhere_in_them(
     reflow: Command, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spent: list[float] = []
-    samples = Crew.samples
+    samples = Samplers.samples
 
     def watched(*arguments: Any) -> Any:
         begin = time.perf_counter()
@@ -140,7 +140,7 @@ def test_times_are_told_beside_the_figures_and_nowhere_in_them(
         spent.append(time.perf_counter() - begin)
         return made
 
-    monkeypatch.setattr(Crew, "samples", watched)
+    monkeypatch.setattr(Samplers, "samples", watched)
     found = evaluate(reflow, chain, tmp_path / "e.json")
     clock = iter(spent)
     assert "seconds" not in json.dumps(found)

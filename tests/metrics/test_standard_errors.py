@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from reflow.metrics.frechet import frechet_distance, moments
 from reflow.metrics.precision_recall import manifold
-from reflow.metrics.standard_errors import HALVES, Rows, half, with_noise
+from reflow.metrics.standard_errors import HALVES, RowNumbers, half, with_noise
 
 
 def test_the_noise_of_a_mean_is_its_standard_error() -> None:
@@ -86,7 +86,7 @@ def test_the_noise_of_samples_with_labels_is_that_of_sets_with_the_same_labels()
     for seed in range(300):
         values = np.random.default_rng(seed).standard_normal(400) + 20 * labels
 
-        def measure(rows: Rows, values: NDArray[np.float64] = values) -> dict[str, float]:
+        def measure(rows: RowNumbers, values: NDArray[np.float64] = values) -> dict[str, float]:
             return {"mean": float(values[rows].mean())}
 
         noisy = with_noise(400, measure, np.random.default_rng(seed), labels)

@@ -155,7 +155,7 @@ def test_training_steps(kind: str, stage: str, monkeypatch: pytest.MonkeyPatch) 
     fit = Fit(net, copy.deepcopy(net), coupling, objective, settings, seed=0, stream="test", device=META)
     for _ in range(2):
         fit.advance()
-    tensors = {**fit.tensors(), "loss": fit.tally.loss, "norm": fit.tally.norm}
+    tensors = {**fit.tensors(), "loss": fit.means.loss, "norm": fit.means.norm}
     assert {tensor.device for tensor in tensors.values()} == {META}
 
 

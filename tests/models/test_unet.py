@@ -32,7 +32,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(3, *EVENT, dtype=torch.float64, generator=rng), torch.tensor([0.1, 0.5, 0.9])
 
 
-def enlarged_plainly(layer: unet.Enlarge, x: Tensor) -> Tensor:
+def enlarged_plainly(layer: unet.Upsample, x: Tensor) -> Tensor:
     doubled = F.interpolate(x, scale_factor=2.0, mode="nearest")
     return F.conv2d(doubled, layer.weight, layer.bias, padding=1)
 
@@ -51,7 +51,7 @@ def close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 4)])
 def test_enlarging_is_nearest_neighbour_and_a_convolution(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    layer = unet.Enlarge(5, 3).double()
+    layer = unet.Upsample(5, 3).double()
     x = torch.randn(4, 5, *shape, dtype=torch.float64, requires_grad=True)
     inputs = (x, *layer.parameters())
     close(gradients(layer, inputs, x), gradients(lambda x: enlarged_plainly(layer, x), inputs, x))
@@ -62,7 +62,7 @@ def test_the_short_cuts_change_neither_velocity_nor_gradients(
 ) -> None:
     x, t = batch()
     found = gradients(net, tuple(net.parameters()), x, t)
-    monkeypatch.setattr(unet.Enlarge, "forward", enlarged_plainly)
+    monkeypatch.setattr(unet.Upsample, "forward", enlarged_plainly)
     monkeypatch.setattr(unet, "activate", F.silu)
     close(found, gradients(net, tuple(net.parameters()), x, t))
 

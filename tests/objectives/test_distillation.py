@@ -33,8 +33,8 @@ def made_pairs() -> Pair:
 def off(field: AverageVelocity) -> AverageVelocity:
     """Return the field and a little more."""
 
-    def more(x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor) -> Tensor:
-        return field(x, t, label, *until) + 0.1 * torch.sin(x)
+    def more(x: Tensor, t: Tensor, label: Tensor | None = None, *end_time: Tensor) -> Tensor:
+        return field(x, t, label, *end_time) + 0.1 * torch.sin(x)
 
     return more
 
@@ -87,10 +87,12 @@ def test_exact_averages_are_a_mean_flow() -> None:
 def test_without_span_the_velocity_itself_is_learnt() -> None:
     seen: list[Tensor] = []
 
-    def watched(x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:
-        assert until is not None
-        seen.append((until - t).detach())
-        return gaussian_average(MEAN, STD)(x, t, label, until)
+    def watched(
+        x: Tensor, t: Tensor, label: Tensor | None = None, end_time: Tensor | None = None
+    ) -> Tensor:
+        assert end_time is not None
+        seen.append((end_time - t).detach())
+        return gaussian_average(MEAN, STD)(x, t, label, end_time)
 
     n = 4000
     x0 = torch.randn(n, 3, generator=rng(), dtype=torch.float64)
@@ -117,7 +119,7 @@ def test_targets_take_no_gradient(name: str) -> None:
     """A linear student u = a x: the gradient is that with the target held."""
     a = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
 
-    def student(x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor) -> Tensor:  # noqa: ARG001
+    def student(x: Tensor, t: Tensor, label: Tensor | None = None, *end_time: Tensor) -> Tensor:  # noqa: ARG001
         return a * x
 
     pair = made_pairs()
@@ -169,7 +171,7 @@ def test_both_passes_silence_the_same_units() -> None:
     assert not torch.equal(dropout(x), inside)  # the block does not stop the stream
 
     class Silenced(nn.Module):
-        def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, *until: Tensor) -> Tensor:  # noqa: ARG002
+        def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, *end_time: Tensor) -> Tensor:  # noqa: ARG002
             return dropout(torch.ones_like(x))
 
     def teacher(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG001

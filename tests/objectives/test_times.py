@@ -11,7 +11,7 @@ from fields import batch_of
 from numpy.typing import NDArray
 from scipy import stats
 
-from reflow.objectives.times import LAWS, Quantile, logit_normal, stratified, u_shaped, uniform
+from reflow.objectives.times import TIME_SAMPLERS, Quantile, logit_normal, stratified, u_shaped, uniform
 from reflow.recipes.training import VelocityFitSettings
 
 Floats = NDArray[np.float64]
@@ -138,7 +138,7 @@ def test_a_sampler_leaves_the_global_generator_alone() -> None:
 
 
 def test_the_recipe_knows_exactly_the_laws_there_are() -> None:
-    assert set(get_args(VelocityFitSettings.model_fields["times"].annotation)) == set(LAWS)
+    assert set(get_args(VelocityFitSettings.model_fields["times"].annotation)) == set(TIME_SAMPLERS)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,6 @@ def test_the_recipe_knows_exactly_the_laws_there_are() -> None:
 )
 def test_the_settings_choose_the_law(chosen: VelocityFitSettings, cdf: Cdf) -> None:
     n = 500
-    t = stratified(LAWS[chosen.times](chosen))(batch_of(n, rng())).double().numpy()
+    t = stratified(TIME_SAMPLERS[chosen.times](chosen))(batch_of(n, rng())).double().numpy()
     # The distribution function of a stratified batch is off by 1 / n at most, plus rounding.
     assert stats.ks_1samp(t, cdf).statistic <= 1 / n + 1e-5

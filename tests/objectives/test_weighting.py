@@ -158,20 +158,20 @@ def test_a_fit_with_a_bad_first_step_learns_from_the_next() -> None:
     assert not estimate_of(fit).masses.any()
     advance(fit, 2)
     assert bool(estimate_of(fit).means.isfinite().all())
-    assert int(fit.tally.skipped[0]) == 1
+    assert int(fit.means.skipped[0]) == 1
 
 
 def test_gradients_are_divided_by_the_estimate_and_the_log_is_not() -> None:
     plain, weighted = begin(fit_settings()), weighted_fit()
     estimate_of(weighted).means *= 4
-    figures = [advance(fit, 1).tally.read(ALONE) for fit in (plain, weighted)]
+    figures = [advance(fit, 1).means.read(ALONE) for fit in (plain, weighted)]
     assert figures[1].loss == figures[0].loss
     assert figures[1].gradient_norm == pytest.approx((figures[0].gradient_norm or 0) / 4, rel=1e-6)
 
 
 def test_a_step_uses_the_estimate_from_before_it() -> None:
     plain, weighted = (advance(fit, 1) for fit in (begin(fit_settings()), weighted_fit()))
-    assert plain.tally.read(ALONE) == weighted.tally.read(ALONE)
+    assert plain.means.read(ALONE) == weighted.means.read(ALONE)
     name = "network.leave.bias"
     assert torch.equal(plain.weights[name], weighted.weights[name])
     watched = Watched(UNIFORM_LOSS)

@@ -12,7 +12,7 @@ from neighbours import covered_by_sklearn
 
 from reflow.artifacts import Header, file_digest
 from reflow.flow import Pair
-from reflow.pairs.collapse import MOST, compare, recorded
+from reflow.pairs.collapse import MOST, coverage_of, recorded
 from reflow.pairs.store import PairStore, open_pairs, read_index
 from reflow.pairs.writer import ShardSet, spent
 from reflow.randomness import draw_seed
@@ -50,7 +50,7 @@ def test_the_images_of_numbers_come_from_the_shards_that_hold_them(tmp_path: Pat
 
 def test_the_same_images_again_are_compared_as_the_first_rounds_own(tmp_path: Path) -> None:
     first = first_round(tmp_path / "1", ring(1000))
-    found = compare(first, later_round(tmp_path / "2", ring(1000)), seed=0)
+    found = coverage_of(first, later_round(tmp_path / "2", ring(1000)), seed=0)
     assert found.samples == 500
     assert (found.recall, found.spread) == (found.own_recall, found.own_spread)
     assert found.own_recall > 0.9
@@ -62,7 +62,7 @@ def test_recall_is_that_of_disjoint_halves_by_the_numbers_of_the_pairs(tmp_path:
     pair = ring(90)
     noise = torch.randn(90, 2, generator=torch.Generator().manual_seed(3))
     first, new = first_round(tmp_path / "1", pair), later_round(tmp_path / "2", Pair(noise, noise / 2))
-    found = compare(first, new, seed=4)
+    found = coverage_of(first, new, seed=4)
     rows = np.random.Generator(np.random.Philox(draw_seed(4, "against"))).permutation(90)
     reference, own, images = (
         images[rows[side]].double().numpy()
@@ -81,14 +81,14 @@ def test_recall_is_that_of_disjoint_halves_by_the_numbers_of_the_pairs(tmp_path:
 @pytest.mark.parametrize("lost", [1, 4])
 def test_lost_modes_are_lost_recall(tmp_path: Path, lost: int) -> None:
     first = first_round(tmp_path / "1", ring(3200))
-    found = compare(first, later_round(tmp_path / "2", ring(3200, seed=1, modes=8 - lost)), seed=0)
+    found = coverage_of(first, later_round(tmp_path / "2", ring(3200, seed=1, modes=8 - lost)), seed=0)
     assert found.kept()["recall"] == pytest.approx(1 - lost / 8, abs=0.03)  # of 1600 samples
 
 
 def test_shrunk_images_are_lost_spread(tmp_path: Path) -> None:
     pair = ring(1000)
     first = first_round(tmp_path / "1", pair)
-    found = compare(first, later_round(tmp_path / "2", Pair(pair.x0, 0.8 * pair.x1)), seed=0)
+    found = coverage_of(first, later_round(tmp_path / "2", Pair(pair.x0, 0.8 * pair.x1)), seed=0)
     assert found.kept()["spread"] == pytest.approx(0.8, rel=1e-5)  # of float32
     assert found.kept()["recall"] < 0.9
 
@@ -96,7 +96,7 @@ def test_shrunk_images_are_lost_spread(tmp_path: Path) -> None:
 def test_no_more_than_so_many_are_compared(tmp_path: Path) -> None:
     first = first_round(tmp_path / "1", ring(2 * MOST + 100))
     new = later_round(tmp_path / "2", ring(2 * MOST + 40, seed=1), 2000)
-    assert compare(first, new, seed=0).samples == MOST
+    assert coverage_of(first, new, seed=0).samples == MOST
 
 
 @pytest.fixture

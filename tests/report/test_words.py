@@ -141,7 +141,9 @@ def test_runs_that_do_not_compare_are_told(change: dict[str, Any], words: str | 
     assert second.evaluation is not None
     second.evaluation.update(change)
     doubts = comparison_of({"one": first, "two": second})["doubts"]
-    assert [doubt.startswith(words or "?") for doubt in doubts] == [True] * (words is not None)
+    assert [error_quantile.startswith(words or "?") for error_quantile in doubts] == [True] * (
+        words is not None
+    )
 
 
 def test_a_curve_keeps_to_one_solver_and_goes_on_to_the_right() -> None:

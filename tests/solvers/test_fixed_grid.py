@@ -14,7 +14,15 @@ from torch import Tensor
 
 from reflow.flow import VelocityField
 from reflow.solvers import integrate
-from reflow.solvers.fixed_grid import METHODS, Method, Scheduled, adams, dpm, integral_weights, runge_kutta
+from reflow.solvers.fixed_grid import (
+    METHODS,
+    RowBuilder,
+    Scheduled,
+    adams,
+    dpm,
+    integral_weights,
+    runge_kutta,
+)
 from reflow.solvers.grids import cosine, uniform
 from reflow.solvers.plan import Plan
 from reflow.solvers.solution import follow, solve_all
@@ -34,7 +42,7 @@ def squared(steps: int) -> Tensor:
     return uniform(steps) ** 2
 
 
-def solved(method: Method, nodes: Tensor, field: VelocityField, x0: Tensor) -> Tensor:
+def solved(method: RowBuilder, nodes: Tensor, field: VelocityField, x0: Tensor) -> Tensor:
     return solve_all(field, Scheduled([method(nodes)], x0), x0, None).x1
 
 
@@ -44,7 +52,7 @@ def observed_orders(errors: list[float]) -> list[float]:
 
 
 def orders_on_the_hyperbola(
-    method: Method, grid: Callable[[int], Tensor], steps: tuple[int, ...]
+    method: RowBuilder, grid: Callable[[int], Tensor], steps: tuple[int, ...]
 ) -> list[float]:
     x0 = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)[:, None]
     return observed_orders([rms(solved(method, grid(n), hyperbola, x0) - x0 / (1 + x0)) for n in steps])

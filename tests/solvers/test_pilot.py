@@ -14,7 +14,7 @@ from reflow.solvers.grids import cosine, from_density, uniform
 from reflow.solvers.pilot import Pilot, calibrate, expected, gauge, samples_for
 from reflow.solvers.plan import Plan, fixed_plan
 from reflow.solvers.solution import follow
-from reflow.solvers.step_density import Bends, density
+from reflow.solvers.step_density import Curvature, density
 
 MEAN = torch.tensor([0.3, -1.0, 0.7], dtype=torch.float64)
 STD = torch.tensor([0.6, 0.3, 1.5], dtype=torch.float64)
@@ -220,18 +220,18 @@ def test_many_samples_are_expected_to_err_as_a_log_normal_law_says() -> None:
     assert expected(many) == pytest.approx(rms(many), rel=0.05)  # 100 000 draws of a heavy tail
 
 
-def bent(times: list[float], sizes: list[float]) -> Bends:
-    bends = Bends()
-    bends.times, bends.sizes = times, [torch.tensor(size, dtype=torch.float64) for size in sizes]
-    return bends
+def bent(times: list[float], sizes: list[float]) -> Curvature:
+    curvature = Curvature()
+    curvature.times, curvature.sizes = times, [torch.tensor(size, dtype=torch.float64) for size in sizes]
+    return curvature
 
 
 def test_bends_are_the_same_everywhere_for_velocities_quadratic_in_time() -> None:
-    bends, x = Bends(), torch.zeros(2, 1, dtype=torch.float64)
+    curvature, x = Curvature(), torch.zeros(2, 1, dtype=torch.float64)
     for t in cosine(12).tolist():
-        bends.add(t, power(2)(x, torch.full((2,), t, dtype=torch.float64)))
-    assert bends.times == sorted(bends.times) and len(bends.times) == 11
-    assert torch.stack(bends.sizes).tolist() == pytest.approx(
+        curvature.add(t, power(2)(x, torch.full((2,), t, dtype=torch.float64)))
+    assert curvature.times == sorted(curvature.times) and len(curvature.times) == 11
+    assert torch.stack(curvature.sizes).tolist() == pytest.approx(
         [3.0] * 11
     )  # half the second derivative of 3 t^2
 

@@ -29,10 +29,10 @@ def test_a_fresh_student_of_averages_is_its_teacher(kind: str) -> None:
     awake(plain)
     student, _ = either(kind, spans=True)
     student.load_state_dict(student.state_dict() | plain.state_dict())
-    t, until = torch.tensor([0.0, 0.3, 0.6, 0.9]).double(), torch.ones(4).double()
-    assert torch.equal(student(x, t, None, until), plain(x, t))
+    t, end_time = torch.tensor([0.0, 0.3, 0.6, 0.9]).double(), torch.ones(4).double()
+    assert torch.equal(student(x, t, None, end_time), plain(x, t))
     awake(student)
-    assert not torch.equal(student(x, t, None, until), student(x, t))
+    assert not torch.equal(student(x, t, None, end_time), student(x, t))
     assert torch.equal(student(x, t, None, t), student(x, t))  # no span says nothing, whatever is learnt
 
 
@@ -40,7 +40,7 @@ def test_a_fresh_student_of_averages_is_its_teacher(kind: str) -> None:
 def test_the_derivative_along_a_trajectory_is_that_of_finite_differences(kind: str) -> None:
     student, x = either(kind, spans=True)
     awake(student)
-    t, until = torch.full((4,), 0.4).double(), torch.full((4,), 0.9).double()
+    t, end_time = torch.full((4,), 0.4).double(), torch.full((4,), 0.9).double()
 
     def zero(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG001
         return torch.ones_like(x)
@@ -52,7 +52,7 @@ def test_the_derivative_along_a_trajectory_is_that_of_finite_differences(kind: s
         return squared(a, b)
 
     class Fixed:
-        """Draws that make t = 0.4 and `until` = 0.9."""
+        """Draws that make t = 0.4 and `end_time` = 0.9."""
 
         batch = 4
 
@@ -66,7 +66,7 @@ def test_the_derivative_along_a_trajectory_is_that_of_finite_differences(kind: s
     objective = mean_flow_objective(zero, 0.0, keeping)
     objective(student, Pair(x, x), Fixed())  # type: ignore[arg-type]
     h = 1e-5
-    ahead, behind = (student(x + s * h, t + s * h, None, until) for s in (1, -1))
+    ahead, behind = (student(x + s * h, t + s * h, None, end_time) for s in (1, -1))
     slope = (ahead - behind) / (2 * h)
     torch.testing.assert_close(seen["target"], 1 + 0.5 * slope, rtol=0, atol=1e-7)
 
@@ -161,12 +161,12 @@ def test_the_derivative_silences_the_units_that_the_student_does(kind: str) -> N
     """Dropout goes through memory in order, so layouts have to agree, too."""
     student, x = either(kind, spans=True, dropout=0.5)
     awake(student).train()
-    t, until = torch.full((4,), 0.4).double(), torch.full((4,), 0.9).double()
+    t, end_time = torch.full((4,), 0.4).double(), torch.full((4,), 0.9).double()
     with torch.no_grad():
         with same_dropout(x.device), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             moving = forward_ad.make_dual(x, torch.ones_like(x))
-            derived = forward_ad.unpack_dual(student(moving, t, None, until)).primal
-        torch.testing.assert_close(derived, student(x, t, None, until), rtol=0, atol=1e-10)  # rounding
+            derived = forward_ad.unpack_dual(student(moving, t, None, end_time)).primal
+        torch.testing.assert_close(derived, student(x, t, None, end_time), rtol=0, atol=1e-10)  # rounding
 
 
 def test_what_compiled_code_would_do_wrong_is_refused(reflow: Command, chain: Path, tmp_path: Path) -> None:

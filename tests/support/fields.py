@@ -49,8 +49,13 @@ def gaussian_average(mean: Tensor, std: Tensor, steps: int = 1) -> AverageVeloci
     def scale(t: Tensor) -> Tensor:
         return ((1 - t) ** 2 + (std * t) ** 2).sqrt()
 
-    def average(x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None) -> Tensor:  # noqa: ARG001
-        end = ((t * steps).floor() + 1) / steps if until is None else until
+    def average(
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,  # noqa: ARG001
+        end_time: Tensor | None = None,
+    ) -> Tensor:
+        end = ((t * steps).floor() + 1) / steps if end_time is None else end_time
         first, last = t[:, None], end[:, None]
         there = mean * last + scale(last) / scale(first) * (x - first * mean)
         span = last - first

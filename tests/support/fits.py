@@ -97,7 +97,7 @@ def advance(fit: Fit, steps: int) -> Fit:
 
 
 def loss_of(fit: Fit) -> float | None:
-    return fit.tally.read(ALONE).loss
+    return fit.means.read(ALONE).loss
 
 
 def stored(fit: Fit) -> dict[str, Tensor]:

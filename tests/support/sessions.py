@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import TINY, Command, one_line
 
-from reflow.training.checkpoints import States
+from reflow.training.checkpoints import Checkpoints
 from reflow.training.fit import Fit
 
 
@@ -40,11 +40,11 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def steps_saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list to which training adds the step of each state that it writes."""
     steps: list[int] = []
-    save = States.save
+    save = Checkpoints.save
 
-    def counted(self: States, fit: Fit) -> None:
+    def counted(self: Checkpoints, fit: Fit) -> None:
         save(self, fit)
         steps.append(fit.step)
 
-    monkeypatch.setattr(States, "save", counted)
+    monkeypatch.setattr(Checkpoints, "save", counted)
     return steps

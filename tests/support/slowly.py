@@ -4,14 +4,14 @@ import time
 
 from reflow.__main__ import main
 from reflow.artifacts import STATE
-from reflow.training.checkpoints import States
+from reflow.training.checkpoints import Checkpoints
 from reflow.training.fit import Fit
 
 SECONDS = 2.0
-save = States.save
+save = Checkpoints.save
 
 
-def slow(self: States, fit: Fit) -> None:
+def slow(self: Checkpoints, fit: Fit) -> None:
     """Save as usual, later."""
     if fit.world.leads and (self.out / STATE).exists():
         time.sleep(SECONDS)
@@ -19,5 +19,5 @@ def slow(self: States, fit: Fit) -> None:
 
 
 if __name__ == "__main__":
-    States.save = slow  # type: ignore[method-assign]
+    Checkpoints.save = slow  # type: ignore[method-assign]
     main()

@@ -113,7 +113,7 @@ def trained(world: World, dtype: torch.dtype, **chosen: object) -> dict[str, Ten
     fit, losses = fit_of(world, dtype, **chosen), []
     for _ in range(STEPS):
         fit.advance()
-        losses.append(fit.tally.read(world).loss)
+        losses.append(fit.means.read(world).loss)
     return fit.tensors() | {"losses": torch.tensor(losses)}
 
 

@@ -11,22 +11,22 @@ from sessions import steps_saved, steps_taken, train
 
 from reflow.artifacts import read_header
 from reflow.errors import ReflowError
-from reflow.training.checkpoints import States
+from reflow.training.checkpoints import Checkpoints
 
 Usage = namedtuple("Usage", "total used free")
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Make training fail once this many states have been written in full."""
-    save, written = States.save, []
+    save, written = Checkpoints.save, []
 
-    def save_or_fail(self: States, fit: object) -> None:
+    def save_or_fail(self: Checkpoints, fit: object) -> None:
         if len(written) == after:
             raise KeyboardInterrupt
         save(self, fit)  # type: ignore[arg-type]
         written.append(1)
 
-    monkeypatch.setattr(States, "save", save_or_fail)
+    monkeypatch.setattr(Checkpoints, "save", save_or_fail)
 
 
 @pytest.fixture
@@ -169,14 +169,14 @@ def test_a_state_that_does_not_fit_on_the_disk_is_not_begun(
 def test_one_failed_write_does_not_end_a_training(
     reflow: Command, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = States.save
+    save = Checkpoints.save
 
-    def unlucky(self: States, fit: object) -> None:
+    def unlucky(self: Checkpoints, fit: object) -> None:
         if fit.step == 10:  # type: ignore[attr-defined]
             raise ReflowError("state.safetensors cannot be written: Input/output error")
         save(self, fit)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(States, "save", unlucky)
+    monkeypatch.setattr(Checkpoints, "save", unlucky)
     said = train(reflow, tmp_path / "base")
     assert "Input/output error. Training goes on without it" in said
     assert artifacts(tmp_path / "base") == artifacts(chain / "base")

@@ -111,7 +111,7 @@ def gradient_norm(fit: Fit) -> float:
 
 def norm_of(fit: Fit) -> float | None:
     """Return the mean gradient norm since it was read last."""
-    return fit.tally.read(ALONE).gradient_norm
+    return fit.means.read(ALONE).gradient_norm
 
 
 def test_clipping_bounds_the_gradient_norm_and_the_log_keeps_the_true_one() -> None:

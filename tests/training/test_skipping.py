@@ -32,7 +32,7 @@ def test_a_bad_step_changes_neither_weights_nor_moments(by: float) -> None:
         if not name.startswith(("ema.", "skipped")):
             assert torch.equal(tensor, after[name]), name
     assert fit.step == 4
-    assert int(fit.tally.skipped[0]) == 1
+    assert int(fit.means.skipped[0]) == 1
     advance(fit, 2)
     assert all(bool(tensor.isfinite().all()) for tensor in fit.tensors().values())
     assert loss_of(fit) is not None
@@ -56,7 +56,7 @@ def test_a_fit_restored_after_a_bad_step_continues_bit_for_bit() -> None:
     advance(second, 4)
     wanted, found = stored(whole), stored(second)
     assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
-    assert second.tally.read(ALONE).skipped == 2
+    assert second.means.read(ALONE).skipped == 2
 
 
 def scaled(*steps: int) -> Fit:
@@ -75,7 +75,7 @@ def test_scaled_losses_give_the_same_steps() -> None:
 def test_the_scale_shrinks_at_an_overflow_and_grows_in_quiet_times() -> None:
     fit = advance(scaled(1), 2)
     assert fit.scaler.get_scale() == 2.0**9
-    assert int(fit.tally.skipped[0]) == 1
+    assert int(fit.means.skipped[0]) == 1
     advance(fit, 4)
     assert fit.scaler.get_scale() == 2.0**10
 
@@ -98,6 +98,6 @@ def test_overflows_of_the_first_scales_are_no_failure(monkeypatch: pytest.Monkey
     )
     advance(training, 16 + PATIENCE - 1)
     assert training.scaler.get_scale() <= 1
-    assert not training.tally.hopeless()
+    assert not training.means.hopeless()
     training.advance()
-    assert training.tally.hopeless()
+    assert training.means.hopeless()

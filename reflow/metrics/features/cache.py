@@ -20,20 +20,20 @@ from reflow.errors import ReflowError
 FOLDER = "evaluate"  # in the cache
 
 
-class Kept(NamedTuple):
+class Cached(NamedTuple):
     """Tensors and facts that were computed."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
 
-def kept(
+def cached(
     kind: Literal["classifier", "features"],
     *,
     parents: dict[str, str],
     settings: Mapping[str, Any],
-    make: Callable[[], Kept],
-) -> Kept:
+    make: Callable[[], Cached],
+) -> Cached:
     """Return what `make` returns, from the cache if that was made before of these parents and settings."""
     wanted = Header(kind, "evaluate", 0, {kind: dict(settings)}, parents)
     path = cache_directory() / FOLDER / f"{_key(wanted)}.safetensors"
@@ -46,11 +46,11 @@ def kept(
     return made
 
 
-def _read(path: Path, wanted: Header) -> Kept | None:
+def _read(path: Path, wanted: Header) -> Cached | None:
     with contextlib.suppress(ReflowError):  # absent or damaged
         header, tensors = read_artifact(path, wanted.kind)
         if replace(header, facts={}) == wanted:
-            return Kept(tensors, header.facts)
+            return Cached(tensors, header.facts)
     return None
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from reflow.artifacts import payload_digest
 from reflow.data.dataset import DataSet
-from reflow.metrics.features.cache import Kept, kept
+from reflow.metrics.features.cache import Cached, cached
 from reflow.metrics.features.extractor import CHUNK, UNPREPARED, Preparation
 from reflow.randomness import generator
 
@@ -30,10 +30,10 @@ class Classifier(nn.Module):
 
     def __init__(self, event: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        colours, height, width = event
+        image_channels, height, width = event
         side = min(4, height // 2, width // 2)
         self.body = nn.Sequential(
-            nn.Conv2d(colours, 32, 3, padding=1),
+            nn.Conv2d(image_channels, 32, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(32, 64, 3, padding=1),
             nn.ReLU(),
@@ -77,22 +77,22 @@ class ClassifierFeatures:
         return np.asarray(torch.cat(parts).numpy())
 
 
-def kept_classifier(
+def cached_classifier(
     training: DataSet, held_out: DataSet, split: Mapping[str, Any], *, steps: int, seed: int
 ) -> ClassifierFeatures:
     """Return a classifier of images with labels, trained unless the user's cache has it.
 
     split: what decides which samples are held out, with the digest of the data under "data".
     """
-    colours, height, width = training.event
-    event, classes = (colours, height, width), len(training.class_names)
+    image_channels, height, width = training.event
+    event, classes = (image_channels, height, width), len(training.class_names)
 
-    def make() -> Kept:
+    def make() -> Cached:
         found = train_classifier(training, held_out, event, classes, steps=steps, seed=seed)
-        return Kept(found.network.state_dict(), {"accuracy": found.accuracy})
+        return Cached(found.network.state_dict(), {"accuracy": found.accuracy})
 
     others = {name: value for name, value in split.items() if name != "data"}
-    found = kept(
+    found = cached(
         "classifier",
         parents={"data": split["data"]},
         settings={"version": VERSION, "split": others, "steps": steps, "seed": seed},

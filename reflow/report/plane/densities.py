@@ -54,7 +54,7 @@ class Fluid:
         return max(abs(mass - 1) for mass in self.masses)
 
 
-def compare(density: Density, particles: Tensor, window: Window) -> Fluid:
+def mass_differences(density: Density, particles: Tensor, window: Window) -> Fluid:
     """Return the density beside the histogram of the particles (M, B, 2)."""
     binned, edges = density.binned(BINS), density.edges(BINS)
     placed = particles.double().cpu().numpy()

@@ -23,7 +23,7 @@ from reflow.randomness import noise
 from reflow.report.plane import crossing_lines
 from reflow.report.plane.continuity import STEPS, carried
 from reflow.report.plane.crossing_lines import STREAM, followed, labels_of, meeting_in
-from reflow.report.plane.densities import BINS, Fluid, compare
+from reflow.report.plane.densities import BINS, Fluid, mass_differences
 from reflow.report.plane.svg import SIZE, Window
 from reflow.report.rendering import template
 from reflow.report.tables import Table
@@ -126,7 +126,7 @@ class _Scene:
         straight = straightness(field, measured, tolerance=MEASURING, label=labels_of(self.label, measured))
         return Flow(
             name,
-            compare(density, particles, window),
+            mass_differences(density, particles, window),
             particles[:, :PATHS],
             self._velocities(field, window),
             float(straight.mean()),
