@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from reflow import load_model
 from reflow.pictures import grid
-from reflow.plots import to_png
 from reflow.sampling.generate import generate
 from reflow.sampling.methods import fixed_method
 
@@ -46,7 +45,7 @@ def main() -> None:
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
     out = Path(__file__).with_name("images") / f"{model.recipe.name}.png"
-    out.write_bytes(to_png(figure))
+    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":
