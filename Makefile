@@ -17,6 +17,7 @@ PYTHON ?= python3
 VENV := .venv
 REFLOW := $(VENV)/bin/reflow
 READY := $(VENV)/ready
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 MANY := $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --nproc-per-node $(NPROC) -m reflow,$(REFLOW))
 BENCH := .venv-bench
 comma := ,
@@ -73,9 +74,11 @@ help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 	@sed -n 's/^# *\(.*=.*\)/variables: \1/p' $(MAKEFILE_LIST)
 
+# Dependency groups want a newer pip than venv brings.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/python $(INSTALL) --upgrade pip
+	$(VENV)/bin/python $(INSTALL) --build-constraint constraints.txt --editable . --group dev
 	@touch $@
 
 # Python 3.11 comes with a pip that knows no dependency groups.
@@ -87,10 +90,10 @@ $(VENV)/docs-ready: pyproject.toml constraints.txt | $(READY)
 # Our own and the peers in one pip call: constraints.txt then holds torch for all of them.
 $(BENCH)/ready: pyproject.toml constraints.txt benchmarks/constraints.txt benchmarks/without-dependencies.txt
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--constraint benchmarks/constraints.txt --editable '.[bench]'
-	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-deps \
-		--requirement benchmarks/without-dependencies.txt
+	$(BENCH)/bin/python $(INSTALL) --upgrade pip
+	$(BENCH)/bin/python $(INSTALL) --constraint benchmarks/constraints.txt --build-constraint constraints.txt \
+		--editable . --group bench
+	$(BENCH)/bin/python $(INSTALL) --no-deps --requirement benchmarks/without-dependencies.txt
 	@touch $@
 
 $(RUN)/base/model.safetensors: | $(READY)

@@ -195,7 +195,7 @@ class MLflow:
         self.client.set_terminated(self.run)
 
 
-TRACKERS: dict[str, Callable[[Launch], Tracker]] = {  # by the name of the library and of our extra
+TRACKERS: dict[str, Callable[[Launch], Tracker]] = {  # by the name of the library
     "tensorboard": TensorBoard,
     "wandb": WandB,
     "trackio": Trackio,

@@ -24,7 +24,7 @@ def require_tracker(name: str) -> None:
     """Refuse a tracker that is unknown or whose library is not installed."""
     if name not in TRACKERS:
         raise UsageError(f"--track {name}: unknown; choose from {', '.join(TRACKERS)}")
-    require_installed(name, name, f"--track {name}")
+    require_installed(name, "track", f"--track {name}")
 
 
 def open_tracker(name: str, launch: Launch, warn: Callable[[str], None]) -> Tracker:
