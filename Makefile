@@ -17,6 +17,8 @@ PYTHON ?= python3
 VENV := .venv
 REFLOW := $(VENV)/bin/reflow
 READY := $(VENV)/ready
+TOOLS := $(VENV)/dev-ready
+SITE := $(VENV)/docs-ready
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 MANY := $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --nproc-per-node $(NPROC) -m reflow,$(REFLOW))
 BENCH := .venv-bench
@@ -48,17 +50,17 @@ models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RU
 all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 8 minutes on 2 cores)
 	@echo "$(RUN) is complete: open $(RUN)/report.html (for other settings give another RUN=)"
 
-setup: $(READY) ## create .venv and install what we test with
+setup: $(TOOLS) ## create .venv and install what contributors need
 
-test: $(READY) ## run the tests
+test: $(TOOLS) ## run the tests
 	$(VENV)/bin/python -m pytest -q
 
-lint: $(READY) ## check style and types
+lint: $(TOOLS) ## check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-docs: $(VENV)/docs-ready ## build the documentation as a site, site/index.html; a broken link is an error
+docs: $(SITE) ## build the documentation as a site, site/index.html; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 bench: $(RUN)/reflow/model.safetensors $(BENCH)/ready ## measure our training and solvers and others' (default: on digits); see docs/benchmarks.md
@@ -66,8 +68,8 @@ bench: $(RUN)/reflow/model.safetensors $(BENCH)/ready ## measure our training an
 	$(BENCH)/bin/python benchmarks/train.py --json $(RUN)/training.json
 	$(BENCH)/bin/python benchmarks/couple.py --models $(RUN)/base --samples $(SAMPLES) --out $(RUN)/benchmark.json
 
-clean: ## remove .venv, .venv-bench, caches and runs/
-	rm -rf $(VENV) $(BENCH) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove .venv, .venv-bench, caches, site/ and runs/
+	rm -rf $(VENV) $(BENCH) runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this
@@ -78,13 +80,11 @@ help: ## show this
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(INSTALL) --upgrade pip
-	$(VENV)/bin/python $(INSTALL) --build-constraint constraints.txt --editable . --group dev
+	$(VENV)/bin/python $(INSTALL) --build-constraint constraints.txt --editable .
 	@touch $@
 
-# Python 3.11 comes with a pip that knows no dependency groups.
-$(VENV)/docs-ready: pyproject.toml constraints.txt | $(READY)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --group docs
+$(TOOLS) $(SITE): $(VENV)/%-ready: $(READY)
+	$(VENV)/bin/python $(INSTALL) --group $*
 	@touch $@
 
 # Our own and the peers in one pip call: constraints.txt then holds torch for all of them.

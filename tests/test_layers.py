@@ -22,7 +22,7 @@ LAYERS = """
     flow, pixels
     artifacts, randomness
     devices, distributed, extras, recipes
-    errors, pictures, plots, terminal
+    errors, pictures, terminal
 """  # from the top; a part imports itself and lower rows
 ROWS = [row.split(", ") for row in LAYERS.split("\n    ")[1:]]
 RANK = {name.strip(): rank for rank, names in enumerate(ROWS) for name in names}

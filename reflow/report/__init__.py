@@ -1,1 +1,1 @@
-"""What people see: progress, pictures, plots and the report."""
+"""The report of a run: one self-contained HTML page."""

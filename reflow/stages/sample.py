@@ -17,7 +17,7 @@ from reflow.errors import ReflowError, UsageError
 from reflow.flow import Pair
 from reflow.models import Model, load_model
 from reflow.pictures import grid, png, to_bytes, to_picture
-from reflow.plots import scatter
+from reflow.pictures.points import scatter
 from reflow.recipes.read import guidance_settings
 from reflow.recipes.recipe import SolverSettings
 from reflow.sampling.generate import generate, labels_called

@@ -4,7 +4,7 @@ import torch
 
 from reflow.models import Model
 from reflow.pictures import grid, png
-from reflow.plots import scatter
+from reflow.pictures.points import scatter
 from reflow.recipes.recipe import SolverSettings
 from reflow.sampling.generate import generate
 from reflow.sampling.methods import usual_method

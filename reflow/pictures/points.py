@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from reflow.reporting.pictures import png
+from reflow.pictures import png
 
 SIDE = 640  # pixels of the square in which points are drawn
 LEFT, RIGHT, BELOW, NAMED = 64, 16, 42, 30  # pixels of margins; of more where axes have names

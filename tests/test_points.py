@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from reflow.reporting.plots import DOTS, LEFT, RIGHT, SIDE, limits, scatter, ticks
+from reflow.pictures.points import DOTS, LEFT, RIGHT, SIDE, limits, scatter, ticks
 
 
 def drawn(points: torch.Tensor, left: int = LEFT) -> NDArray[np.float64]:
