@@ -4,10 +4,10 @@ Each function here has a network (x, t) -> velocity, images (N, C, H, W) in [-1,
 size, and returns what runs some steps of that project's loop with its optimiser, average and clipping.
 
 * torchcfm: the library's ConditionalFlowMatcher in the steps of examples/images/cifar10/train_cifar10.py
-  with its independent coupling, written anew as the package has no examples.
+  with its independent coupling, written again as the package has no examples.
 * rectified-flow-pytorch: the package's own Trainer.
 * rectified-flow (lqiang67): the library's RectifiedFlow in the steps of pipelines/train_unet_cifar.py,
-  written anew for the same reason.
+  written again for the same reason.
 
 The last two import torchvision, which the CPU build of torch lacks, and use it for pictures only: a stub
 answers while they are imported.

@@ -70,7 +70,7 @@ EQUAL = {  # for networks of equal cost: the shape of torchcfm's MNIST example
 
 
 def our_fit(net: Preconditioned, data: DataSet, batch: int) -> Fit:
-    """Return a training with the recipes' settings, as `reflow train` sets it up."""
+    """Return a training run with the recipes' settings, as `reflow train` sets it up."""
     settings = VelocityFitSettings(
         steps=10**6, batch=batch, lr=2e-4, warmup=5000, ema_halflife=5000, times="uniform"
     )

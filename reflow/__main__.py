@@ -1,12 +1,15 @@
 """`python -m reflow` and the console script: exit codes and one-line errors."""
 
+import contextlib
 import os
 import shlex
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 from reflow.cli.app import app
+from reflow.cli.usage import completing
 from reflow.errors import Interrupted, ReflowError, UsageError
 
 DEBUG = "--debug"
@@ -20,11 +23,13 @@ def main() -> None:
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != DEBUG]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
+    if completing():
+        _complete()
     try:
         app()
     except Interrupted as stop:
         if not _rank():  # the others say the same
-            _say(f"{stop}. Go on with: {_again()}")
+            _say(f"{stop}. Resume with: {_resume_command()}")
         sys.exit(stop.exit_code)
     except ReflowError as error:
         if debug:
@@ -38,14 +43,21 @@ def main() -> None:
         sys.exit(1)
 
 
+def _complete() -> NoReturn:
+    """Answer a shell that asks for completions; whatever goes wrong, it is not told."""
+    with contextlib.suppress(Exception, SystemExit):
+        app()
+    sys.exit(0)
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     """Stop where there is nothing to save; long jobs watch for signals themselves."""
     del frame
     sys.exit(128 + number)
 
 
-def _again() -> str:
-    """Return the command that goes on; torchrun's own part of it is not known here."""
+def _resume_command() -> str:
+    """Return the command that resumes; torchrun's own part of it is not known here."""
     words = [word for word in sys.argv[1:] if word != "--fresh"]
     many = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return ("torchrun ... -m " if many else "") + shlex.join(["reflow", *words])

@@ -1,6 +1,6 @@
 """What a recipe costs, before anything runs: arithmetic, pairs on disk, hours at a rate.
 
-The unit is the evaluation: one sample once through the network. An example of a training is three of
+The unit is the evaluation: one sample once through the network. An example of a training run is three of
 them, as the way back takes the gradients of features and of weights, each as much as the way there;
 `recompute` adds a fourth. Multiply-adds are those of convolutions and matrix products (attention
 included), two FLOP each; norms, activations and the optimiser move memory and are left out, as are

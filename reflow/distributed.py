@@ -51,7 +51,7 @@ def world() -> World:
 
 
 def restarts() -> int:
-    """Return how often torchrun has started the processes of this job anew."""
+    """Return how often torchrun has started the processes of this job again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
@@ -92,7 +92,7 @@ def _in_touch() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ReflowError("lost another process; what it said itself tells why") from error
+        raise ReflowError("lost another process; see that process's error above") from error
 
 
 def agree(value: T, world: World) -> T:

@@ -5,7 +5,7 @@
 
 
 class ReflowError(ValueError):
-    """Something the user can mend: exit code 1."""
+    """Something the user can fix: exit code 1."""
 
 
 class UsageError(ReflowError):

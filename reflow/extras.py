@@ -37,7 +37,7 @@ def borrowed(package: str, extra: str, option: str) -> Iterator[None]:
     except Exception as error:  # torchvision raises RuntimeError beside another torch
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ReflowError(
-            f"{option}: {_named(package)} does not work ({reason}); install 'reflow[{extra}]' anew, "
+            f"{option}: {_named(package)} does not work ({reason}); reinstall 'reflow[{extra}]', "
             f"and any torchvision as it was built for torch {torch.__version__}"
         ) from error
 

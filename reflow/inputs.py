@@ -109,7 +109,7 @@ def already_complete(out: Path, header: Header) -> bool:
     found, _ = read_index(out / PAIRS)
     require_same(out / PAIRS, found, header)
     open_pairs_watched(out)
-    say(f"{out} is complete; nothing to do (--fresh makes it anew)")
+    say(f"{out} is complete; nothing to do (--fresh starts over)")
     return True
 
 

@@ -63,7 +63,7 @@ class Meter:
         left = spent * (self.total - done) / max(done - self.first, 1)
         say(
             f"{self.title}: {done}/{self.total} {self.unit}  {figures}  "
-            f"{spent:.0f} s gone, {left:.0f} s left"
+            f"{spent:.0f} s elapsed, {left:.0f} s left"
         )
 
 

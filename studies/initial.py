@@ -38,7 +38,7 @@ def fresh(model: Model, settings: ModelSettings, *, spans: bool = False) -> Prec
 
 
 def raw(folder: Path) -> Start:
-    """Return what gives the network the last weights of the training in a folder."""
+    """Return what gives the network the last weights of the training run in a folder."""
 
     def start(model: Model, settings: ModelSettings, *, spans: bool = False) -> Preconditioned:
         _, tensors = read_artifact(folder / STATE, "state")

@@ -155,7 +155,7 @@ def ablations_of_reflow(recipe: Recipe) -> dict[str, dict[str, Chain]]:
     steps = recipe.reflow.steps
     return {
         "initial weights of reflow": {"init-raw": Chain(start="raw"), "init-fresh": Chain(start="fresh")},
-        "law of t": {
+        "distribution of t": {
             "times-uniform": Chain(reflow=('reflow.times="uniform"',)),
             "times-logit-normal": Chain(reflow=('reflow.times="logit-normal"',)),
             "times-logit-normal-1.5": Chain(reflow=('reflow.times="logit-normal"', "reflow.logit_std=1.5")),

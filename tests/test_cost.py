@@ -22,9 +22,10 @@ from reflow.models.checkpointing import checkpoint_activations
 from reflow.objectives.distances import squared
 from reflow.objectives.distillation import STUDENTS
 from reflow.pairs.store import read_index
+from reflow.recipes.choices import FIXED_SOLVERS
 from reflow.recipes.network import DitSettings, MlpSettings, UnetSettings
 from reflow.recipes.read import built_in_recipes, parse_overrides, read_recipe
-from reflow.recipes.recipe import FIXED_SOLVERS, CoupleSettings, DataSettings
+from reflow.recipes.recipe import CoupleSettings, DataSettings
 from reflow.solvers import integrate
 
 UNET = UnetSettings(kind="unet", channels=16, multipliers=(1, 2), blocks=1, attention=(4,), patch=2)

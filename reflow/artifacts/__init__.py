@@ -105,7 +105,7 @@ def parse_header(content: dict[str, Any], path: Path) -> Header:
     except KeyError as error:
         raise damaged(path, f"its header has no {error}") from error
     if not all(isinstance(part, dict) for part in (header.recipe, header.parents, header.facts)):
-        raise damaged(path, "its recipe, parents or facts are no objects")
+        raise damaged(path, "its recipe, parents or facts are not objects")
     return header
 
 
@@ -172,20 +172,20 @@ def missing(path: Path) -> ReflowError:
     if path.name == MODEL and (folder / PAIRS).exists():
         return ReflowError(f"{folder} holds pairs, not a model; give the folder of a model")
     if path.name == MODEL and (folder / STATE).exists():
-        return ReflowError(f"{folder} holds an unfinished model; give its command again to finish it")
+        return ReflowError(f"{folder} holds an unfinished model; run its command again to finish it")
     if pairs and (folder / MODEL).exists():
         return ReflowError(
             f"{folder} holds a model, not pairs; make them: reflow couple {folder} --out DIR"
         )
     if pairs and any(folder.glob(SHARDS)):
-        return ReflowError(f"{folder} holds unfinished pairs; give their command again to finish them")
+        return ReflowError(f"{folder} holds unfinished pairs; run their command again to finish them")
     remedy = "make the pairs with reflow couple" if pairs else "run the stage that makes it first"
     return ReflowError(f"{path} does not exist; {remedy}")
 
 
 def damaged(path: Path, what: str) -> ReflowError:
     """Return the error for a file of ours that is not as we wrote it."""
-    return ReflowError(f"{path} is damaged: {what}; restore it, or make it anew with --fresh")
+    return ReflowError(f"{path} is damaged: {what}; restore it, or start over with --fresh")
 
 
 def foreign(path: Path) -> ReflowError:

@@ -39,7 +39,7 @@ def writing(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise ReflowError(
             f"{path} cannot be written: {reason}; free or choose another place "
-            "(--out), then give the same command again"
+            "(--out), then run the same command again"
         ) from error
 
 

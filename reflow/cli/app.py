@@ -7,15 +7,14 @@ import typer
 from reflow import __version__
 from reflow.cli import parameters
 from reflow.cli.overrides import changes_of, interval_of, solver_changes, sweep_changes, weights_of
+from reflow.cli.usage import Command
 
 app = typer.Typer(
     name="reflow",
-    help="From a set of images to a generator that needs one network evaluation per image, "
-    "by rectified flow.\n\nThe stages, in order: train, couple, train --pairs, distill; "
-    "then sample, evaluate and report.",
+    help="From data to a generator that needs one network evaluation per sample, by rectified flow.\n\n"
+    "The stages, in order: train, couple, train --pairs, distill; then sample, evaluate and report.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
 )
 
@@ -33,11 +32,11 @@ def options(
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Take the options that stand before the command; __main__ has read --debug already."""
+    """Take the options before the command; __main__ has read --debug already."""
     del debug, version
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     out: parameters.Out,
     recipe: parameters.RecipeName = None,
@@ -53,7 +52,10 @@ def train(
     track: parameters.Track = None,
     fresh: parameters.Fresh = False,
 ) -> None:
-    """Train the base model of a recipe on data, or (with --pairs and --init) reflow a model."""
+    """Train a model on data, or retrain it on its pairs (reflow).
+
+    With --pairs and --init, the settings come from the [reflow] section of the model's recipe.
+    """
     from reflow.errors import UsageError
     from reflow.recipes.read import read_recipe, with_source
     from reflow.stages import reflow as retraining
@@ -68,14 +70,7 @@ def train(
     if pairs and init is not None:
         if recipe is not None or data is not None:
             raise UsageError("with --pairs the recipe comes from --init; leave out RECIPE and --data")
-        retraining.run(
-            init,
-            pairs,
-            shares,
-            overrides,
-            perceptual,
-            job,
-        )
+        retraining.run(init, pairs, shares, overrides, perceptual, job)
         return
     if perceptual is not None:
         raise UsageError("--perceptual compares the images of pairs; it goes with --pairs and --init")
@@ -89,14 +84,14 @@ def train(
     stage.run(chosen, job)
 
 
-@app.command()
+@app.command(cls=Command)
 def couple(
     model: parameters.ModelPath,
     out: parameters.Out,
-    count: Annotated[int | None, typer.Option(help="Pairs; default: the recipe's.", min=1)] = None,
+    count: parameters.Count = None,
     tolerance: parameters.PairTolerance = None,
     solver: parameters.Solver = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of a fixed grid.", min=1)] = None,
+    steps: parameters.FixedSteps = None,
     grid: parameters.Grid = None,
     labels: parameters.Labels = None,
     guidance: parameters.BakedGuidance = None,
@@ -112,7 +107,7 @@ def couple(
     device: parameters.Device = "auto",
     fresh: parameters.Fresh = False,
 ) -> None:
-    """Solve the ODE from fresh noise and store the pairs (noise, generated image)."""
+    """Solve the ODE from noise and store the pairs."""
     from reflow.errors import UsageError
     from reflow.stages import couple as stage
     from reflow.stages import invert as inversion
@@ -129,14 +124,7 @@ def couple(
     if not invert:
         if data is not None:
             raise UsageError("--data is for --invert; other pairs start from noise")
-        stage.run(
-            model,
-            overrides,
-            labels=labels,
-            against=against,
-            part=part,
-            job=job,
-        )
+        stage.run(model, overrides, labels=labels, against=against, part=part, job=job)
         return
     if compiled or any(option is not None for option in (part, labels, count, against)):
         raise UsageError(
@@ -146,7 +134,7 @@ def couple(
     inversion.run(model, overrides, source=data, job=job)
 
 
-@app.command()
+@app.command(cls=Command)
 def average(
     folder: parameters.SnapshotFolder,
     out: parameters.Out,
@@ -154,13 +142,13 @@ def average(
     step: parameters.AverageStep = None,
     fresh: parameters.Fresh = False,
 ) -> None:
-    """Rebuild a model whose weights are averaged over another width, after training."""
+    """Rebuild a model with another width of weight averaging."""
     from reflow.stages import average as stage
 
     stage.run(folder, width=width, step=step, out=out, fresh=fresh)
 
 
-@app.command()
+@app.command(cls=Command)
 def distill(
     model: parameters.ModelPath,
     pairs: parameters.StudentPairs,
@@ -176,23 +164,17 @@ def distill(
     track: parameters.Track = None,
     fresh: parameters.Fresh = False,
 ) -> None:
-    """Fit a generator that needs one network evaluation per image (or --steps of them)."""
+    """Fit a generator that needs one network evaluation."""
     from reflow.stages import distill as stage
     from reflow.training.job import Job
 
     overrides = changes_of(settings, seed, {"distill.objective": objective, "distill.student_steps": steps})
     shares = weights_of(weights, pairs)
-    stage.run(
-        model,
-        pairs,
-        shares,
-        overrides,
-        perceptual,
-        Job(out, device, compiled, tuple(track or ()), fresh),
-    )
+    job = Job(out, device, compiled, tuple(track or ()), fresh)
+    stage.run(model, pairs, shares, overrides, perceptual, job)
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     models: parameters.Evaluated,
     out: parameters.EvaluationOut,
@@ -207,10 +189,11 @@ def evaluate(
     device: parameters.Device = "auto",
     as_json: parameters.Json = False,
 ) -> None:
-    """Compare samples with held-out data, per network evaluation, and measure straightness.
+    """Compare samples of models with real data.
 
-    Per number of evaluations: distances to held-out data, precision, recall, density, coverage and spread,
-    and how near samples are to their nearest training samples. The same command goes on after a kill.
+    Per number of network evaluations: distances to held-out data, precision, recall, density, coverage and
+    spread; per model: straightness, and how near samples are to their nearest training samples. To resume
+    after an interruption, run the same command again.
     """
     from reflow.evaluation import results
     from reflow.stages import evaluate as stage
@@ -221,34 +204,37 @@ def evaluate(
         print(results.to_json(result) if as_json else results.to_table(result))  # noqa: T201
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     first: parameters.EvaluationFile,
     second: parameters.EvaluationFile,
     as_json: parameters.Json = False,
 ) -> None:
-    """Print how two evaluations differ, by model and network evaluations, beside the noise of sampling."""
+    """Show how two evaluations differ, beside sampling noise."""
     from reflow.stages import compare as stage
 
     print(stage.run(first, second, as_json=as_json))  # noqa: T201
 
 
-@app.command()
+@app.command(cls=Command)
 def sample(
     model: parameters.ModelPath,
     out: parameters.SampleOut,
-    count: Annotated[int, typer.Option(help="Number of samples.", min=1)] = 64,
-    nfe: Annotated[int | None, typer.Option(help="Network evaluations per sample.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Wanted error, in data units.")] = None,
+    count: parameters.SampleCount = 64,
+    nfe: parameters.SampleNfe = None,
+    tolerance: parameters.SampleTolerance = None,
     solver: parameters.SampleSolver = None,
-    seed: Annotated[int, typer.Option(help="Which noise.", min=0)] = 0,
+    seed: parameters.SampleSeed = 0,
     label: parameters.SampleLabel = None,
     guidance: parameters.SampleGuidance = None,
     guidance_interval: parameters.GuidanceInterval = None,
-    batch: Annotated[int, typer.Option(help="Samples generated together.", min=1)] = 500,
+    batch: parameters.SampleBatch = 500,
     device: parameters.Device = "auto",
 ) -> None:
-    """Draw samples: a student in its own steps, others by the [couple] solver of their recipe, no pilot."""
+    """Draw samples into a file or folder.
+
+    By default a student draws in its own steps, and another model by the [couple] solver of its recipe.
+    """
     from reflow.stages import sample as stage
 
     stage.run(
@@ -267,26 +253,29 @@ def sample(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     runs: parameters.Runs,
     out: parameters.Page,
     device: parameters.Device = "auto",
 ) -> None:
-    """Write one self-contained page about a run, or about several beside each other."""
+    """Write a self-contained page about one run or several."""
     from reflow.stages import report as stage
 
     stage.run(runs, out=out, device=device)
 
 
-@app.command()
+@app.command(cls=Command)
 def inspect(
     path: parameters.Inspected,
     settings: parameters.Set = None,
     rate: parameters.Rate = None,
     as_json: parameters.Json = False,
 ) -> None:
-    """Show header, lineage and health of an artifact or a run, or the settings and cost of a recipe."""
+    """Show what an artifact, run or recipe is, and its health.
+
+    Of an artifact or a run: header, lineage and health; of a recipe: settings and estimated cost.
+    """
     from reflow.errors import UsageError
     from reflow.stages import inspect as stage
 

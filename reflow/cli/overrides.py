@@ -63,7 +63,7 @@ def solver_changes(
     if steps is None and tolerance is None and solver is None and grid is None:
         return {}
     changes = {"solver": solver, "steps": steps, "tolerance": tolerance, "grid": grid}
-    if steps is not None or tolerance is not None:  # the whole method is chosen anew
+    if steps is not None or tolerance is not None:  # the whole method is chosen
         changes["solver"] = solver or ("adams" if steps is None else "heun")
     else:
         changes = {key: value for key, value in changes.items() if value is not None}

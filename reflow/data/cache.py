@@ -2,7 +2,7 @@
 
 The file is named by the content of the source and the settings of decoding, and gets its name when it
 is complete. One process makes it while others that want the same source wait. What is damaged or left
-behind is made anew: the cache may be deleted whenever nobody uses it.
+behind is made again: the cache may be deleted whenever nobody uses it.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def open_cached(path: Path, kind: Format, settings: DataSettings, watch: Watch) 
             f"{path}: {found.skipped} of {total} images left out as corrupt: {first} (reasons: {names})"
         )
     if settings.labels and found.data.labels is None:
-        kind.read(path, settings)  # which may refuse a source whose labels are no classes, and say why
+        kind.read(path, settings)  # which may refuse a source whose labels are not classes, and say why
     return found.data
 
 
@@ -140,7 +140,7 @@ class _Source:
             header = _known_now(header, contents.class_names, digest, len(skipped))
             file.finish(header, labels)
             if stamp(self.path, self.kind.files(self.path)) != before:
-                raise ReflowError(f"{self.path} changed while it was read; give the same command again")
+                raise ReflowError(f"{self.path} changed while it was read; run the same command again")
             return _publish(part, _target(self.place, header), skipped)
 
     def _clear_leftovers(self, part: Path) -> None:

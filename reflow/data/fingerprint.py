@@ -106,7 +106,7 @@ def _digest(file: Path, first: int, size: int) -> tuple[bytes, int]:
     except OSError as error:
         raise _unreadable(file, error) from error
     if left:
-        raise ReflowError(f"{file} was cut while it was read; give the same command again")
+        raise ReflowError(f"{file} was cut while it was read; run the same command again")
     return sha.digest(), size
 
 
@@ -118,4 +118,4 @@ def _stat(file: Path) -> os.stat_result:
 
 
 def _unreadable(file: Path, error: OSError) -> ReflowError:
-    return ReflowError(f"{file} cannot be read ({error.strerror or error}); mend its permissions")
+    return ReflowError(f"{file} cannot be read ({error.strerror or error}); fix its permissions")

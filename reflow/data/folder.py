@@ -115,4 +115,4 @@ def _content(file: Path) -> bytes:
 
 def _unreadable(path: Path, error: OSError) -> ReflowError:
     """Return the error for what may be sound, but cannot be read: never a reason to skip it."""
-    return ReflowError(f"{path} cannot be read ({reason(error)}); mend its permissions")
+    return ReflowError(f"{path} cannot be read ({reason(error)}); fix its permissions")

@@ -60,7 +60,7 @@ def _opened(path: Path) -> Iterator[NpzFile]:
     try:
         file = path.open("rb")  # np.load leaves a damaged file open
     except OSError as error:
-        raise ReflowError(f"{path} cannot be read ({reason(error)}); mend its permissions") from error
+        raise ReflowError(f"{path} cannot be read ({reason(error)}); fix its permissions") from error
     with file:
         try:
             archive = np.load(file, allow_pickle=False)

@@ -57,8 +57,8 @@ def processes(count: int) -> Iterator[Executor]:
         yield pool
     except BrokenProcessPool as error:
         raise ReflowError(
-            "a process that decodes images was killed, perhaps for want of memory; "
-            "give the command again with fewer processors (taskset -c 0)"
+            "a process that decodes images was killed, possibly out of memory; "
+            "run the command again with fewer processors (taskset -c 0)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -107,7 +107,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except DAMAGE as error:
-        raise ReflowError(f"{path} cannot be unzipped ({reason(error)}); make it anew") from error
+        raise ReflowError(f"{path} cannot be unzipped ({reason(error)}); create it again") from error
 
 
 def _blocks(path: Path, names: list[str], step: int, settings: DataSettings) -> Iterator[Block]:
@@ -132,7 +132,7 @@ def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
         )  # a bad disk is no bad image
         raise kind(
             f"{name!r} in {path} cannot be unzipped ({reason(error)}); "
-            "make the archive anew, without a password"
+            "create the archive again, without a password"
         ) from error
 
 

@@ -85,9 +85,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error.strerror or error}); give a file that reflow evaluate wrote"
         ) from error
     except ValueError as error:
-        raise ReflowError(f"{path} is not JSON; make it anew with reflow evaluate") from error
+        raise ReflowError(f"{path} is not JSON; run reflow evaluate again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ReflowError(f"{path} is no evaluation of schema {SCHEMA}; make it with reflow evaluate")
+        raise ReflowError(f"{path} is not an evaluation of schema {SCHEMA}; make it with reflow evaluate")
     return content
 
 

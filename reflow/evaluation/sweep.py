@@ -63,7 +63,7 @@ class Sweep:
         self.done = sum(self.samplers.cost(tasks[number].what) for number in known)
         with self._watched(sum(self.samplers.cost(task.what) for task in tasks)):
             if known and self.measure is not None:
-                say(f"evaluate: {len(known)} of {len(tasks)} parts were finished before; going on")
+                say(f"evaluate: {len(known)} of {len(tasks)} parts are finished already; resuming")
             return [known.get(number) or self._do(task) for number, task in enumerate(tasks)]
 
     def _do(self, task: Measurement) -> Result:

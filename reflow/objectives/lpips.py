@@ -62,7 +62,7 @@ def load_perceptual(
 ) -> Perceptual | None:
     """Return the perceptual distance by the weights in a file; none without a file.
 
-    Raises ReflowError when there is a size but no file, events are no images, `lpips` is missing or does
+    Raises ReflowError when there is a size but no file, events are not images, `lpips` is missing or does
     not work, or the file does not hold the weights of a VGG-16.
     """
     size = settings.perceptual_size

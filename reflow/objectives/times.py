@@ -1,4 +1,4 @@
-"""Time samplers: the law of t in training.
+"""Time samplers: the distribution of t in training.
 
 A law is its quantile function, u in (0, 1) -> t in (0, 1); a sampler feeds it uniforms that are
 stratified over the batch (u_i = (i + U_i) / B), which leaves the law of each t averaged over the

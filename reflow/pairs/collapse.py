@@ -130,7 +130,7 @@ def require_coverage(found: Coverage, settings: CoupleSettings, out: Path, round
         f"{kept[name]:.2g} of the {name} is left (couple.least_{name} = {least[name]:g})" for name in lost
     )
     raise ReflowError(
-        f"{out}: collapse: {what}; stop at round {rounds - 1}, or train the model of these pairs anew with "
+        f"{out}: collapse: {what}; stop at round {rounds - 1}, or retrain the model of these pairs with "
         "real ones mixed in (couple --invert, then --pairs generated --pairs inverted --weights 0.8,0.2); "
         f"to use them all the same, lower {' and '.join(f'couple.least_{name}' for name in lost)} with "
         "--set: the shards are kept"

@@ -65,7 +65,7 @@ def mix(
     model: Model,
     model_path: Path,
     *,
-    or_learnt: bool,
+    or_learned: bool,
 ) -> PairSets:
     """Return sets of pairs as one coupling, weighted by their numbers of pairs unless told otherwise.
 
@@ -74,7 +74,7 @@ def mix(
     """
     seen: dict[str, Path] = {}
     for store, path in zip(stores, paths, strict=True):
-        require_related(model, model_path, store, path, or_learnt=or_learnt)
+        require_related(model, model_path, store, path, or_learned=or_learned)
         if store.digest in seen:
             raise ReflowError(
                 f"--pairs {path} and --pairs {seen[store.digest]} are the same pairs; give each set once, "
@@ -93,7 +93,7 @@ def _shares(weights: Sequence[Fraction]) -> list[int]:
 
 
 def require_related(
-    model: Model, model_path: Path, pairs: PairStore, pairs_path: Path, *, or_learnt: bool
+    model: Model, model_path: Path, pairs: PairStore, pairs_path: Path, *, or_learned: bool
 ) -> None:
     """Refuse pairs of another shape, or that the model did not make (nor learn from, where allowed)."""
     if pairs.event != model.event or pairs.facts.classes != model.classes:
@@ -103,8 +103,8 @@ def require_related(
             f"{model.event} with {model.classes or 'no'} classes; give pairs that this model made"
         )
     made = pairs.header.parents.get("model") == model.digest
-    learnt = or_learnt and pairs.digest in _learnt(model)
-    if not made and not learnt:
+    learned = or_learned and pairs.digest in _learned(model)
+    if not made and not learned:
         raise ReflowError(
             f"{pairs_path} was made by another model than {model_path}; "
             "run reflow couple with this model, or give the model that made these pairs"
@@ -116,7 +116,7 @@ def pairs_role(number: int) -> str:
     return "pairs" if number == 1 else f"pairs-{number}"
 
 
-def _learnt(model: Model) -> list[str]:
+def _learned(model: Model) -> list[str]:
     """Return the digests of the pairs that a model was trained on."""
     parents = model.header.parents
     return [

@@ -48,7 +48,7 @@ def read_recipe(name_or_path: str, overrides: Overrides = NONE) -> Recipe:
             raise ReflowError(f"recipe {name_or_path} {why}") from error
     else:
         raise UsageError(
-            f"there is no recipe of the name {name_or_path!r}; "
+            f"{name_or_path!r}: there is no recipe of that name; "
             f"give one of {', '.join(built_in_recipes())} or the path of a .toml file"
         )
     try:
@@ -153,6 +153,11 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
+def known_settings() -> list[str]:
+    """Return the settings of all sections by dotted name."""
+    return [key for section in Recipe.model_fields for key in _known_keys((section, ""))]
+
+
 def _apply(content: dict[str, Any], name: str, value: Any) -> None:
     """Change one setting; None takes it back to its default."""
     section, _, key = name.rpartition(".")
@@ -202,7 +207,7 @@ def _explain(error: ValidationError) -> str:
     location = [part for part in problem["loc"] if part not in MODEL_KINDS]
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        owners = [key for key in _all_keys() if key.partition(".")[2] == place]
+        owners = [key for key in known_settings() if key.partition(".")[2] == place]
         if owners:
             return f"unknown key {place}; write {' or '.join(owners)}"
         near = difflib.get_close_matches(place, _known_keys(problem["loc"]), n=1, cutoff=0)
@@ -212,11 +217,6 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "value_error":
         return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{place} = {json.dumps(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
-
-
-def _all_keys() -> list[str]:
-    """Return the keys of all sections, dotted."""
-    return [key for section in Recipe.model_fields for key in _known_keys((section, ""))]
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -7,15 +7,17 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from reflow.recipes.choices import (
+    FIXED_SOLVERS,
+    TOLERANT_SOLVERS,
+    FixedSolver,
+    GridName,
+    PairPrecision,
+    SolverName,
+)
 from reflow.recipes.fields import Count, NonNegative, Positive, Settings, Time
 from reflow.recipes.network import DitSettings, MlpSettings, UnetSettings
 from reflow.recipes.training import BaseFitSettings, DistillSettings, ReflowSettings
-
-FixedSolver = Literal["euler", "midpoint", "heun", "rk4", "adams2", "adams3", "adams4", "dpm2m"]
-FIXED_SOLVERS: tuple[str, ...] = get_args(FixedSolver)  # take steps
-TOLERANT_SOLVERS = ("adams", "adams2", "adams3", "adams4", "bosh3", "dopri5", "tsit5")  # take a tolerance
-SolverName = Literal[FixedSolver, "adams", "bosh3", "dopri5", "tsit5"]
-GridName = Literal["uniform", "cosine", "shifted", "edm", "calibrated"]
 
 ModelSettings = MlpSettings | UnetSettings | DitSettings
 MODEL_KINDS: tuple[str, ...] = tuple(
@@ -127,7 +129,7 @@ class CoupleSettings(SolverSettings, GuidanceSettings):
         exclude_if=lambda labels: labels is None,  # as for label_dropout
         description="classes of the pairs, in turn; default: all classes",
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
+    precision: PairPrecision = Field(
         "float32",
         exclude_if=lambda precision: precision == "float32",
         description="of the network's inside (autocast); solver, t and noise stay float32",
@@ -226,7 +228,7 @@ class Recipe(Settings):
     """The settings of all stages."""
 
     name: str = Field(description="what the recipe is called")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="root of all randomness")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="random seed")
     data: DataSettings
     model: Annotated[ModelSettings, Field(discriminator="kind")]
     train: BaseFitSettings

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from reflow.recipes.choices import DistanceName, ObjectiveName
 from reflow.recipes.fields import Count, Positive, Settings
-
-DistanceName = Literal["squared", "absolute", "pseudo-huber"]
 
 
 class FitSettings(Settings):
@@ -56,8 +55,8 @@ class FitSettings(Settings):
     snapshots: Annotated[int, Field(ge=0)] = Field(
         8,
         exclude_if=lambda count: count == 8,
-        description="times at which two power-function averages are stored, evenly over the training, for "
-        "reflow average to rebuild other averages from; 0 tracks none",
+        description="snapshots to store, evenly over the training run, from which reflow average rebuilds "
+        "other averages; each takes twice the disk space of the model; 0 stores none",
     )
     log_every: Count = Field(50, description="steps between lines of log.jsonl")
     save_every: Count = Field(1000, description="steps between saved states")
@@ -89,7 +88,7 @@ class VelocityFitSettings(FitSettings):
     """What fitting the velocity has beside."""
 
     times: Literal["uniform", "logit-normal", "u-shaped"] = Field(
-        "uniform", description="law of t in training"
+        "uniform", description="distribution of t in training"
     )
     logit_mean: Annotated[float, Field(allow_inf_nan=False)] = Field(
         0.0, description="mean of logit(t) when times = logit-normal"
@@ -112,8 +111,8 @@ class VelocityFitSettings(FitSettings):
     weighting: Literal["uniform", "uncertainty"] = Field(
         "uniform",
         exclude_if=lambda weighting: weighting == "uniform",
-        description="of losses; uncertainty divides each by the mean loss at its t that the steps before "
-        "had, so that every t counts alike",
+        description="of losses; uncertainty (experimental: no gain measured) divides each by the mean "
+        "loss at its t that the steps before had, so that every t counts alike",
     )
 
 
@@ -123,7 +122,8 @@ class BaseFitSettings(VelocityFitSettings):
     transport: Annotated[int, Field(ge=2)] | None = Field(
         None,
         exclude_if=lambda group: group is None,
-        description="examples among which noise is assigned to data at the least sum of squared distances, "
+        description="experimental (students of such a base were worse): examples among which noise is "
+        "assigned to data at the least sum of squared distances, "
         "exactly, and within a class where there are labels; divides the batch",
     )
 
@@ -142,7 +142,7 @@ class PairFitSettings(FitSettings):
     held_out: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.02,
         exclude_if=lambda share: share == 0.02,
-        description="share of the pairs kept from training, to see in the log what is learnt by heart",
+        description="share of the pairs kept from training, to see in the log what is memorised",
     )
     perceptual_size: Annotated[int, Field(ge=16)] | None = Field(
         None,
@@ -175,11 +175,12 @@ class DistillSettings(PairFitSettings):
         "consistency, else 1e-3"
     )
 
-    objective: Literal["regress", "consistency", "meanflow"] = Field(
+    objective: ObjectiveName = Field(
         "regress",
         exclude_if=lambda objective: objective == "regress",
-        description="what a student is fitted to: regress, the ends of pairs after k steps; consistency, "
-        "itself a little later on the teacher's trajectory; meanflow, average velocities over any span",
+        description="what a student is fitted to: regress, the ends of pairs after k steps; meanflow, "
+        "average velocities over any span; consistency (experimental: behind both where measured), itself a "
+        "little later on the teacher's trajectory",
     )
     student_steps: Count = Field(
         1, description="k: network evaluations per image of the student; 1 with meanflow, which takes any"

@@ -74,7 +74,7 @@ STARTS = {"train": _train, "couple": _couple, "reflow": _reflow, "distill": _dis
 
 
 def _average(run: Run, entry: Entry, place: Path) -> list[str]:
-    """Return how another average of a training is made: from the model of the same parents."""
+    """Return how another average of a training run is made: from the model of the same parents."""
     average = entry.average
     assert average is not None
     same = (other for other in run.entries if other.header.parents == entry.header.parents)
@@ -84,7 +84,7 @@ def _average(run: Run, entry: Entry, place: Path) -> list[str]:
 
 
 def _pairs(run: Run, entry: Entry, place: Path) -> list[str]:
-    """Return the options that name the pairs of a training, their weights and the network of LPIPS."""
+    """Return the options that name the pairs of a training run, their weights and the network of LPIPS."""
     roles = sorted(
         (role for role in entry.header.parents if role.split("-")[0] == "pairs"),
         key=lambda role: (len(role), role),

@@ -114,7 +114,7 @@ def _loss_chart(entry: Entry) -> Chart:
 
 
 def _last_losses(run: Run) -> Table | None:
-    """Return the losses at the end of every training, by quarter of t where the log has them."""
+    """Return the losses at the end of every training run, by quarter of t where the log has them."""
     last = {entry.name: entry.log[-1] for entry in run.models() if entry.log}
     keys = [key for key in LOSSES if any(line.get(key) is not None for line in last.values())]
     if not keys:

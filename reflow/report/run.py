@@ -90,7 +90,7 @@ class Run:
 def open_run(folder: Path) -> Run:
     """Return what is in a run directory.
 
-    Raises ReflowError when it is no directory or holds no model.
+    Raises ReflowError when it is not a directory or holds no model.
     """
     if not folder.is_dir():
         raise ReflowError(f"{folder} is not a run directory; give the one that holds base/, pairs/ ...")
@@ -102,7 +102,7 @@ def open_run(folder: Path) -> Run:
         key=lambda entry: (
             entry.header.rectification,
             ORDER.index(entry.header.stage),
-            entry.average is not None,  # after the model of the same training
+            entry.average is not None,  # after the model of the same training run
         ),
     )
     run = Run(folder, entries, _evaluation(folder / EVALUATION, folder / TIMES))

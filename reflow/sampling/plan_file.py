@@ -1,6 +1,6 @@
 """The plan of a set of pairs: found once by a pilot, kept in `plan.json` for all jobs and restarts.
 
-Processes that fill one directory must follow one plan, and a plan found anew on another machine could
+Processes that fill one directory must follow one plan, and a plan found again on another machine could
 differ by a step. So the first one finds it while the others wait, and whoever comes later reads it.
 """
 
@@ -105,11 +105,11 @@ def _read(path: Path, header: Header) -> MeasuredPlan:
     except ReflowError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"it is no plan ({error})") from error
+        raise _damaged(path, f"it is not a plan ({error})") from error
 
 
 def _damaged(path: Path, what: str) -> ReflowError:
-    return ReflowError(f"{path} is damaged: {what}; delete it, then give the same command again")
+    return ReflowError(f"{path} is damaged: {what}; delete it, then run the same command again")
 
 
 def _digest(kept: Header) -> str:
@@ -134,9 +134,9 @@ def pilot_line(plan: Plan, pilot: Accuracy, wanted: float | None) -> str:
     how = f"{len(plan.nodes) - 1} steps" if plan.nodes else f"tolerance {plan.local_tolerance:.2g} per step"
     if plan.finer:
         how += f" ({' or '.join(str(len(nodes) - 1) for nodes in plan.finer)} for the few that need them)"
-    asked = "" if wanted is None else f" (asked for {wanted:g})"
-    spent = f"it took {pilot.evaluations / pilot.samples:.0f} evaluations a sample"
+    target = "" if wanted is None else f" (target {wanted:g})"
+    spent = f"{pilot.evaluations / pilot.samples:.0f} evaluations per sample"
     return (
-        f"pilot: {plan.solver}, {how}; {pilot.samples} samples are off by {pilot.rms:.2g} RMS{asked}, "
-        f"the worst by {pilot.worst:.2g}; {spent}"
+        f"pilot: {plan.solver}, {how}; RMS error {pilot.rms:.2g} on {pilot.samples} samples{target}, "
+        f"max {pilot.worst:.2g}; {spent}"
     )

@@ -1,6 +1,6 @@
 """Fixed-grid methods as tables: one row is one network evaluation.
 
-A sample carries its state x and a history of what was learnt at the last evaluations, newest first.
+A sample carries its state x and a history of what was learned at the last evaluations, newest first.
 A row evaluates the velocity at time `t` on `predict` (weights of x and of the history), then makes
 the new x from `update` (weights of x, of the new velocity and of the history), and remembers
 `store` (weights of x and of the new velocity). Runge-Kutta and linear multistep methods alike are

@@ -1,4 +1,4 @@
-"""average: rebuild the weights of one averaging width from the snapshots of a training."""
+"""average: rebuild the weights of one averaging width from the snapshots of a training run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ def run(folder: Path, *, width: float, step: int | None, out: Path, fresh: bool)
     header = found[-1].model_header()
     header = replace(header, facts=replace(model_facts(header.facts), average=what).to_json())
     if (out / STATE).exists() or any(True for _ in out.glob(AVERAGES)):  # --fresh spares it, too
-        raise ReflowError(f"--out {out} holds a training; give another --out")
+        raise ReflowError(f"--out {out} holds a training run; give another --out")
     with claim(out, "model", fresh=fresh):
         if already_trained(out, header):
             return

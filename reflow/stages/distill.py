@@ -36,7 +36,7 @@ def run(
     perceptual_weights: Path | None,
     job: Job,
 ) -> None:
-    """Distill the model at `model` on pairs that it made or learnt from."""
+    """Distill the model at `model` on pairs that it made or learned from."""
     where = machine(job)
     teacher = load_model(model)
     require_velocity_field(teacher, model)
@@ -45,7 +45,7 @@ def run(
     settings = recipe.distill
     _say_brought(teacher.recipe.distill, settings)
     stores = [open_pairs_watched(path) for path in pairs_paths]
-    pairs = mix(stores, pairs_paths, weights, teacher, model, or_learnt=True)
+    pairs = mix(stores, pairs_paths, weights, teacher, model, or_learned=True)
     training, held_out = pairs.split(settings.held_out, recipe.seed)
     student = STUDENTS[settings.objective]
     perceptual = load_perceptual(perceptual_weights, settings, teacher.event, where.device)

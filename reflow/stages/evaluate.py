@@ -117,7 +117,7 @@ def _say_left_out(
             continue
         if "evaluate.nfe" in asked and not model.spans and set(settings.nfe) != {own}:
             count = f"{own} evaluation{'' if own == 1 else 's'}"
-            say(f"note: {path} was distilled to draw in {count}; it is not drawn in others")
+            say(f"note: {path} was distilled to draw in {count}; other --nfe values are skipped")
         if unused:
             say(
                 f"note: {path} is a student and draws in Euler steps only, so {' and '.join(unused)} "

@@ -30,7 +30,9 @@ def run(path: Path, overrides: Overrides, *, rate: float | None, as_json: bool) 
     if name in built_in_recipes() or path.suffix == ".toml":
         return _recipe(read_recipe(name, overrides), rate, as_json=as_json)
     if overrides or rate is not None:
-        raise UsageError("--set and --rate are for recipes; what was made has its settings already")
+        raise UsageError(
+            "--set and --rate are for recipes; an existing artifact's settings cannot be changed"
+        )
     found = _inspect(path)
     return _json({"artifacts": found}) if as_json else "\n\n".join(_text(entry) for entry in found)
 
@@ -38,7 +40,7 @@ def run(path: Path, overrides: Overrides, *, rate: float | None, as_json: bool) 
 def _inspect(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise ReflowError(
-            f"{path} does not exist, and no recipe is called so; "
+            f"{path} does not exist, and there is no recipe of that name; "
             f"recipes are {', '.join(built_in_recipes())}"
         )
     if path.is_dir() and (path / PAIRS).exists():
@@ -87,7 +89,7 @@ def _describe(path: Path, header: Header, digest: str) -> dict[str, Any]:
 
 def _text(entry: dict[str, Any]) -> str:
     """Return one artifact in lines; everything was checked to get here."""
-    unfinished = "unfinished, what is there is sound; give its command again to finish it"
+    unfinished = "unfinished, what is there is sound; run its command again to finish it"
     state = "complete and sound" if entry["complete"] else unfinished
     recipe, what = entry["recipe"], f"{entry['kind']} of stage {entry['stage']}"
     if entry["rectification"]:
@@ -177,8 +179,8 @@ def cost_text(cost: Cost, rate: float) -> str:
     rows.append(("in all", "", *_spent(cost, cost.evaluations, rate)))
     return (
         f"{aligned(facts)}\n\n{aligned(rows)}\n"
-        "(an example of a training costs three evaluations, four with recompute, six with a student that "
-        "follows\nits teacher; the rate, --rate, is what the hardware sustains: assumed, not measured)"
+        "(a training example costs three evaluations, four with recompute, six with a student that follows "
+        "\nits teacher; the rate, --rate, is what the hardware sustains: assumed, not measured)"
     )
 
 

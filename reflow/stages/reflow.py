@@ -33,7 +33,7 @@ def run(
     perceptual = load_perceptual(perceptual_weights, recipe.reflow, teacher.event, where.device)
     objective = objective_of(recipe.reflow, teacher.null_label, perceptual)
     stores = [open_pairs_watched(path) for path in pairs_paths]
-    pairs = mix(stores, pairs_paths, weights, teacher, init, or_learnt=False)
+    pairs = mix(stores, pairs_paths, weights, teacher, init, or_learned=False)
     training, held_out = pairs.split(recipe.reflow.held_out, recipe.seed)
     facts = pairs.facts(teacher, recipe.reflow.held_out)
     header = Header(

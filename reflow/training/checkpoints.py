@@ -1,4 +1,4 @@
-"""States of a training: what a killed one resumes from, bit for bit.
+"""States of a training run: what a killed one resumes from, bit for bit.
 
 A state holds everything that `Fit.restore` needs. The one before is kept beside the newest, for a disk
 that returns other bytes than were written.
@@ -26,7 +26,7 @@ SPARE = 2**20  # bytes left free beside a state
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The states in a stage's directory of the training that this header describes."""
+    """The states in a stage's directory of the training run that this header describes."""
 
     out: Path
     header: Header
@@ -90,7 +90,7 @@ class Checkpoints:
             if not bool(torch.isfinite(tensor).all()):
                 raise ReflowError(
                     f"{name} is not finite after step {step}; {saved_states(self.out)}. "
-                    "Lower the learning rate (lr), then start again with --fresh"
+                    "Lower the learning rate (lr), then start over with --fresh"
                 )
 
     def _require_room(self, size: int) -> None:
@@ -99,12 +99,12 @@ class Checkpoints:
         if free < size + SPARE:
             raise ReflowError(
                 f"{self.out / STATE} needs {megabytes(size)} MB and {megabytes(free)} MB are free; "
-                f"{saved_states(self.out)}. Free some, then give the same command again"
+                f"{saved_states(self.out)}. Free some, then run the same command again"
             )
 
 
 def saved_states(out: Path) -> str:
-    """Return what remains of a training that cannot go on."""
+    """Return what remains of a training run that cannot go on."""
     there = (out / STATE).exists()
     return f"the last good state is kept in {out / STATE}" if there else "no state was saved"
 

@@ -24,7 +24,7 @@ from reflow.training.tracking import Launch, open_tracker
 
 
 class Log:
-    """The log of a training from `step` on; seconds count all sessions."""
+    """The log of a training run from `step` on; seconds count all sessions."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path, self.step, self.spent = path, step, 0.0
@@ -90,7 +90,7 @@ def memory_mb(device: torch.device) -> int:
 
 
 class Observers:
-    """All that are told of a training from its present step on; trackers are named."""
+    """All that are told of a training run from its present step on; trackers are named."""
 
     def __init__(
         self, out: Path, recipe: Recipe, header: Header, fit: Fit, trackers: Sequence[str]

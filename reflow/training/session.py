@@ -35,7 +35,7 @@ from reflow.training.job import Job
 from reflow.training.log import Observers
 from reflow.training.preview import preview
 from reflow.training.running_means import Means
-from reflow.training.snapshots import discard_after, write_snapshot
+from reflow.training.snapshots import announcement, discard_after, write_snapshot
 from reflow.training.tracking import require_tracker
 from reflow.training.validation import validate
 
@@ -87,8 +87,8 @@ def train_model(task: Task, machine: Machine, job: Job, *, inputs: Sequence[Path
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(joined(machine.device))
         if here.leads:
-            anew = job.fresh and not restarts()  # what is there then is of this very command
-            stack.enter_context(claim(job.out, "model", inputs=inputs, fresh=anew))
+            over = job.fresh and not restarts()  # what is there then is of this very command
+            stack.enter_context(claim(job.out, "model", inputs=inputs, fresh=over))
         if agree(here.leads and already_trained(job.out, task.header), here):
             return
         average = copy.deepcopy(task.net).eval().requires_grad_(False)
@@ -119,14 +119,14 @@ def already_trained(out: Path, wanted: Header) -> bool:
     require_same(out / MODEL, found, wanted, growing=True)
     before, now = (model_facts(header.facts).steps for header in (found, wanted))
     if before == now:
-        say(f"{out} is complete; nothing to do (--fresh makes it anew)")
+        say(f"{out} is complete; nothing to do (--fresh starts over)")
         return True
     if not (out / STATE).exists():
         raise ReflowError(
             f"{out} holds a model of {before} steps but not the state to continue it from; "
-            "restore state.safetensors, or train anew with --fresh"
+            "restore state.safetensors, or start over with --fresh"
         )
-    say(f"{out}: {before} steps are done; going on to {now} (the learning rate is that of {now} steps)")
+    say(f"{out}: resuming at step {before} of {now} (the learning rate is that of {now} steps)")
     return False
 
 
@@ -147,6 +147,9 @@ class _Session:
         self.resume()
         with contextlib.ExitStack() as stack:
             if self.world.leads:
+                left = self.settings.snapshots - self.parts(self.fit.step)
+                if left:
+                    say(f"{self.out}: {announcement(self.task.header, left)}")
                 told = Observers(self.out, self.task.recipe, self.task.header, self.fit, trackers)
                 self.observers = stack.enter_context(told)
             self.take_steps()
@@ -164,7 +167,7 @@ class _Session:
                 if fit.step % settings.log_every == 0 or fit.step == settings.steps:
                     figures, validation = self.figures(), self.validation()
                     self.try_to(self.tell, figures, validation)
-                if self.passes(settings.snapshots):  # before the state, which a killed run goes on from
+                if self.snapshot_due():  # before the state, from which a killed run resumes
                     self.try_to(self.keep_averages)
                 asked, due = vote.cast(stop.signal or 0, self.due())
                 if asked:
@@ -191,12 +194,12 @@ class _Session:
             say(trouble)
         self.skipped = int(self.fit.means.skipped[0])
         if self.world.leads and self.fit.step:
-            say(f"{self.out}: going on from step {self.fit.step}")
+            say(f"{self.out}: resuming at step {self.fit.step}")
         if self.world.leads:
             discard_after(self.out, self.fit.step)
 
     def due(self) -> int:
-        """Return whether a state is to be written, by the steps or by the clock, which begins anew."""
+        """Return whether a state is to be written, by the steps or by the clock, which starts again."""
         by_clock = self.world.leads and time.monotonic() - self.asked > 60 * self.settings.save_minutes
         due = by_clock or self.fit.step % self.settings.save_every == 0
         if due:
@@ -208,10 +211,14 @@ class _Session:
         self.states.save(self.fit)
         self.asked = time.monotonic()
 
-    def passes(self, count: int) -> bool:
-        """Return whether the last step completed one of `count` equal parts of the training."""
-        step, steps = self.fit.step, self.settings.steps
-        return step * count // steps > (step - 1) * count // steps
+    def snapshot_due(self) -> bool:
+        """Return whether the last step completed one of the equal parts of the training run."""
+        step = self.fit.step
+        return self.parts(step) > self.parts(step - 1)
+
+    def parts(self, step: int) -> int:
+        """Return how many snapshots are due up to a step."""
+        return step * self.settings.snapshots // self.settings.steps
 
     def keep_averages(self) -> None:
         """Write a snapshot of the power-function averages."""
@@ -225,7 +232,7 @@ class _Session:
             write(*arguments, **named)
         except ReflowError as error:
             what, _, _ = str(error).partition(";")  # the remedy is for those whose training has ended
-            say(f"{what}. Training goes on without it")
+            say(f"{what}. Training continues without it")
 
     def tell(self, figures: Means, validation: Mapping[str, float]) -> None:
         """Write a line of the log."""
@@ -267,7 +274,7 @@ class _Session:
             raise ReflowError(
                 f"loss or gradient were not finite in {means.patience} steps in a row before step "
                 f"{self.fit.step}; {saved_states(self.out)}. Lower the learning rate (lr) or check the "
-                "data, then start again with --fresh"
+                "data, then start over with --fresh"
             )
 
     def validation(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Snapshots of the averages of a training, in its directory, and the weights of other widths out of them.
+"""Snapshots of the averages of a training run, and the weights of other widths out of them.
 
 A snapshot is an artifact `averages-<step>.safetensors`: for each width tracked all parameters, float32,
 named `<width>.<parameter>`. Its header is that of the model in training with the facts `step` and `widths`.
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reflow.artifacts import AVERAGES, Header, damaged, read_artifact, read_header, write_artifact
+from reflow.artifacts.facts import model_facts
 from reflow.artifacts.files import writing
 from reflow.errors import ReflowError
-from reflow.training.averages import WIDEST, Profile, gamma_of
+from reflow.training.averages import WIDEST, WIDTHS, Profile, gamma_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,15 @@ class Snapshot:
         return replace(self.header, kind="model", facts=facts)
 
 
+def announcement(header: Header, left: int) -> str:
+    """Return how much disk space the snapshots that are left will take, and how to have none."""
+    size = left * len(WIDTHS) * 4 * model_facts(header.facts).parameters  # bytes, float32
+    return (
+        f"{left} snapshots of averages will take {size / 1e6:.3g} MB of disk space "
+        f"(--set {header.stage}.snapshots=0 stores none)"
+    )
+
+
 def write_snapshot(
     out: Path, header: Header, step: int, averages: Mapping[float, Mapping[str, Tensor]]
 ) -> None:
@@ -55,10 +65,10 @@ def write_snapshot(
 def snapshots(out: Path) -> list[Snapshot]:
     """Return the snapshots in a directory in the order of their steps.
 
-    Raises ReflowError when there are none, one is damaged or they come from different trainings.
+    Raises ReflowError when there are none, one is damaged or they come from different training runs.
     """
     if not out.is_dir():
-        raise ReflowError(f"{out} is no directory; give that of a training")
+        raise ReflowError(f"{out} is not a directory; give that of a training run")
     found = sorted((_open(path) for path in out.glob(AVERAGES)), key=lambda snapshot: snapshot.step)
     if not found:
         raise ReflowError(
@@ -67,14 +77,14 @@ def snapshots(out: Path) -> list[Snapshot]:
     for snapshot in found:
         if _training(snapshot.header) != _training(found[-1].header):
             raise ReflowError(
-                f"{snapshot.path} and {found[-1].path} come from different trainings; "
+                f"{snapshot.path} and {found[-1].path} come from different training runs; "
                 "remove what does not belong there"
             )
     return found
 
 
 def discard_after(out: Path, step: int) -> None:
-    """Remove the snapshots of steps above `step`, which a training resumed there takes again."""
+    """Remove the snapshots of steps above `step`, which a training run resumed there takes again."""
     for path in out.glob(AVERAGES):
         number = path.stem.rpartition("-")[2]
         if number.isdecimal() and int(number) > step:
@@ -130,6 +140,6 @@ def _open(path: Path) -> Snapshot:
 
 
 def _training(header: Header) -> tuple[Any, ...]:
-    """Return what all snapshots of a training share; it may have been continued to more steps."""
+    """Return what all snapshots of a training run share; it may have been continued to more steps."""
     section = header.recipe.get(header.stage, {}) | {"steps": None}
     return header.rectification, header.parents, header.recipe | {header.stage: section}

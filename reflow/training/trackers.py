@@ -161,7 +161,7 @@ class MLflow:
     """A run of MLflow, where MLFLOW_TRACKING_URI says; parameters are those of the first launch."""
 
     def __init__(self, launch: Launch) -> None:
-        # Seconds; its own 8 tries of 120 each would hold the training up.
+        # Seconds; its own 8 tries of 120 each would hold the training run up.
         _unless_set(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="10")
         name = launch.identifier()
         import mlflow

@@ -1,4 +1,4 @@
-"""Following a run in an experiment tracker that can do the training no harm; log.jsonl stays the truth.
+"""Following a run in an experiment tracker that cannot harm the training run; log.jsonl stays the truth.
 
 A failure is said once. Figures then wait and are offered again, in order, so that none is missing when
 the tracker is back; a picture is let go.
@@ -37,7 +37,7 @@ def open_tracker(name: str, launch: Launch, warn: Callable[[str], None]) -> Trac
 
 
 class _Guarded:
-    """A tracker that raises nothing: opened when it can be, and anew after a failure."""
+    """A tracker that raises nothing: opened when it can be, and again after a failure."""
 
     def __init__(self, name: str, launch: Launch, warn: Callable[[str], None]) -> None:
         self.name, self.launch, self.warn = name, launch, warn
@@ -86,7 +86,7 @@ class _Guarded:
                     self.waiting.popleft()
                 if action is not None:
                     action(self.tracker)
-        except Exception as error:  # noqa: BLE001 (whatever goes wrong there, the training goes on)
+        except Exception as error:  # noqa: BLE001 (whatever goes wrong there, the training run goes on)
             self._failed(error)
         else:
             self.failures = 0
@@ -99,11 +99,8 @@ class _Guarded:
         if not self.told:
             self.told = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            self.warn(
-                f"{self.name} does not take figures now ({reason}); training goes on, {LOG} has them, "
-                "and they are offered again"
-            )
+            self.warn(f"{self.name} is unavailable ({reason}); metrics stay in {LOG} and will be retried")
 
     def _reached(self, step: int) -> None:
-        """Note how far the tracker has come, for when it is opened anew."""
+        """Note how far the tracker has come, for when it is opened again."""
         self.launch = replace(self.launch, step=max(self.launch.step, step))

@@ -1,7 +1,7 @@
 """The loss of the averaged model on examples it has not been trained on, and on as many that it has.
 
 Noise, times and examples never change, so that successive figures differ by the model alone; the
-difference between the two sides is what the model knows by heart.
+difference between the two sides is what the model has memorised.
 """
 
 from collections.abc import Mapping

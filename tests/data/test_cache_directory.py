@@ -79,7 +79,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
         return decoding.fill(*arguments)
 
     monkeypatch.setattr(cache, "fill", change_meanwhile)
-    refused(source, str(source), "changed while it was read", "give the same command again")
+    refused(source, str(source), "changed while it was read", "run the same command again")
     assert not [*place.glob("*.part"), *place.glob("*.safetensors")]
     monkeypatch.undo()
     np.testing.assert_array_equal(load(source).values, channels_first(RGB[[0, 1, 2, 0]]))

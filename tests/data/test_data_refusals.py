@@ -91,11 +91,11 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     content = path.read_bytes()
     for damaged in (b"", b"PK\x03\x04 no", content[: len(content) // 2]):
         path.write_bytes(damaged)
-        refused(path, str(path), "make it anew")
+        refused(path, str(path), "create it again")
     flipped = bytearray(content)
     flipped[content.index(b"IDAT") + 20] ^= 1
     path.write_bytes(flipped)
-    refused(path, str(path), NAMES[0], "CRC", "make the archive anew")
+    refused(path, str(path), NAMES[0], "CRC", "create the archive again")
     encrypted = bytearray(content)
     encrypted[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(encrypted)

@@ -57,7 +57,7 @@ def test_killed_anywhere_it_ends_with_the_bytes_of_an_undisturbed_one(
     *killed, last = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("[")]
     assert [finished for finished, _ in killed] == [finished for _, finished in ATTEMPTS]
     assert ["e.json" in names for _, names in killed] == [False] * 7 + [True]
-    assert "parts were finished before; going on" in answer.stderr
+    assert "parts are finished already; resuming" in answer.stderr
     assert last == [0, ["e.json", "e.times.json"]]  # and nothing that a killed one was writing
     first = reflow(*command, calm)
     assert first.code == 0, first.err
@@ -127,7 +127,7 @@ def test_progress_goes_on_from_what_was_finished(
     anew.clear()
     answer = reflow(*command, "1,2")
     assert anew == ["samples"]
-    assert "evaluate: 3 of 4 parts were finished before; going on" in answer.err
+    assert "evaluate: 3 of 4 parts are finished already; resuming" in answer.err
     last = [line for line in answer.err.splitlines() if line.startswith("evaluate: ")][-1]
     assert re.match(r"evaluate: (\d+)/\1 network evaluations", last)
 

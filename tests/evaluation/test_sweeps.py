@@ -45,7 +45,7 @@ def test_what_a_student_is_not_drawn_in_is_told_where_it_was_asked_for(
     reflow: Command, chain: Path, tmp_path: Path
 ) -> None:
     student, few = chain / "distill", QUICK[:-2]
-    note = f"note: {student} was distilled to draw in 1 evaluation; it is not drawn in others"
+    note = f"note: {student} was distilled to draw in 1 evaluation; other --nfe values are skipped"
     for words, said in ((("--nfe", "1,2"), True), (("--nfe", "1"), False), ((), False)):
         answer = reflow("evaluate", student, *few, *words, "--out", tmp_path / "e.json")
         assert answer.code == 0, answer.err

@@ -98,7 +98,7 @@ def test_a_trained_model_has_all_its_mass_in_the_plane() -> None:
     grid = torch.cartesian_prod(side, side)
     found = log_likelihood(fit.net.eval().requires_grad_(False), grid, tolerance=1e-3)
     density = found.nats[:, 0].exp()
-    assert float(density.max()) > 3 * float(density[(grid.norm(dim=1) < 0.3)].mean())  # it has learnt
+    assert float(density.max()) > 3 * float(density[(grid.norm(dim=1) < 0.3)].mean())  # it has learned
     assert float(density.sum() * 0.1**2) == pytest.approx(1, abs=1e-2)
 
 

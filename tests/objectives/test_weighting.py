@@ -1,4 +1,4 @@
-"""Weighting by uncertainty: the mean loss at each t is learnt, divided out, kept, and the same for all."""
+"""Weighting by uncertainty: the mean loss at each t is learned, divided out, kept, and the same for all."""
 
 import math
 from typing import get_args
@@ -43,7 +43,7 @@ def line(t: Tensor) -> Tensor:
 
 
 def valley(t: Tensor) -> Tensor:
-    """Return a mean loss as trainings have it: a hundred times larger at the ends."""
+    """Return a mean loss as training runs have it: a hundred times larger at the ends."""
     return 0.02 + 8 * (t - 0.5) ** 2
 
 

@@ -209,7 +209,7 @@ def test_a_signal_keeps_the_complete_shards_and_names_the_command(
         line = one_line(reflow(*command(chain, tmp_path)), code)
     assert "complete" in line
     assert "are kept" in line
-    assert f"Go on with: reflow couple {chain / 'base'} --out" in line
+    assert f"Resume with: reflow couple {chain / 'base'} --out" in line
     assert SHARDS[0] in visible(tmp_path)
     assert "pairs.json" not in visible(tmp_path)
     assert reflow(*command(chain, tmp_path)).code == 0

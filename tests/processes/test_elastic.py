@@ -67,7 +67,7 @@ def test_killed_and_interrupted_workers_end_in_the_model_of_undisturbed_ones(tmp
     said = end(job)
     assert time.monotonic() - asked < 20  # torchrun and a loaded machine; the state itself takes no second
     assert job.returncode, said
-    assert said.count("the state is saved. Go on with: torchrun ... -m reflow train") == 1
+    assert said.count("the state is saved. Resume with: torchrun ... -m reflow train") == 1
     assert not (disturbed / "model.safetensors").exists()
 
     job = begin(disturbed)
@@ -91,4 +91,4 @@ def test_a_refusal_is_told_by_the_process_that_refuses(chain: Path) -> None:
     assert job.returncode
     assert [line for line in said if "made with other settings" in line and "lr is" in line]
     others = [line for line in said if line.startswith("reflow (rank 1): ")]
-    assert others in ([], ["reflow (rank 1): lost another process; what it said itself tells why"])
+    assert others in ([], ["reflow (rank 1): lost another process; see that process's error above"])

@@ -112,19 +112,19 @@ def independent_density(field: VelocityField, x: Tensor, t1: float) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def learnt(trained: nn.Module) -> Density:
+def learned(trained: nn.Module) -> Density:
     return carried(trained, reach=REACH, like=DOUBLE)
 
 
 def test_the_density_of_a_trained_model_is_what_another_solver_finds(
-    trained: nn.Module, learnt: Density
+    trained: nn.Module, learned: Density
 ) -> None:
-    assert abs(learnt.masses() - 1).max() < 1e-3
+    assert abs(learned.masses() - 1).max() < 1e-3
     for moment in (10, 20):
-        found = learnt.values[moment].ravel()
+        found = learned.values[moment].ravel()
         likely = np.flatnonzero(found > 0.02 * found.max())
         chosen = np.random.default_rng(moment).choice(likely, 30, replace=False)
-        truth = independent_density(trained, nodes(learnt, moment)[chosen], learnt.times[moment])
+        truth = independent_density(trained, nodes(learned, moment)[chosen], learned.times[moment])
         # The moons are 0.05 wide, less than two cells; with 40 times in place of 20 it is 1.5e-2.
         assert abs(found[chosen] - truth.numpy()).max() < 2.5e-2 * found.max()
 
@@ -134,13 +134,13 @@ def histogram(points: Tensor, edges: Floats) -> Floats:
     return counts / len(points)
 
 
-def test_particles_carried_by_the_ode_fill_the_density(trained: nn.Module, learnt: Density) -> None:
+def test_particles_carried_by_the_ode_fill_the_density(trained: nn.Module, learned: Density) -> None:
     count, bins = 3000, 9
     moments = [10, 20]
     x0 = torch.randn(count, 2, generator=rng(2), dtype=torch.float64)
-    states, _ = trajectory(trained, x0, torch.from_numpy(learnt.times[moments]), tolerance=1e-3)
+    states, _ = trajectory(trained, x0, torch.from_numpy(learned.times[moments]), tolerance=1e-3)
     for moment, state in zip(moments, states, strict=True):
-        found, wanted = histogram(state, learnt.edges(bins)[moment]), learnt.binned(bins)[moment]
+        found, wanted = histogram(state, learned.edges(bins)[moment]), learned.binned(bins)[moment]
         # Counts are binomial: Pearson's sum over K full bins is K within a few sqrt(2 K).
         full = wanted > 5 / count
         statistic = float((count * (found - wanted)[full] ** 2 / wanted[full]).sum())

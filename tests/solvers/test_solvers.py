@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
-from reflow.recipes import recipe
+from reflow.recipes import choices
 from reflow.solvers import integrate, trajectory
 from reflow.solvers.fixed_grid import METHODS
 from reflow.solvers.grids import GRIDS
@@ -32,11 +32,11 @@ def solved(
 
 
 def test_the_recipe_knows_exactly_the_solvers_and_grids_there_are() -> None:
-    assert set(recipe.FIXED_SOLVERS) == set(get_args(recipe.FixedSolver)) == set(METHODS)
-    assert set(recipe.TOLERANT_SOLVERS) == {*PER_SAMPLE, "adams"}
-    assert set(get_args(recipe.SolverName)) == {*METHODS, *PER_SAMPLE, "adams"}
-    assert set(get_args(recipe.GridName)) == {*GRIDS, "calibrated"}
-    assert set(get_args(recipe.EvaluateSettings.model_fields["solver"].annotation)) == set(METHODS)
+    assert set(choices.FIXED_SOLVERS) == set(get_args(choices.FixedSolver)) == set(METHODS)
+    assert set(choices.TOLERANT_SOLVERS) == {*PER_SAMPLE, "adams"}
+    assert set(get_args(choices.SolverName)) == {*METHODS, *PER_SAMPLE, "adams"}
+    assert set(get_args(choices.GridName)) == {*GRIDS, "calibrated"}
+    assert set(get_args(choices.EvaluateSettings.model_fields["solver"].annotation)) == set(METHODS)
 
 
 def test_without_a_name_steps_are_heuns_and_a_tolerance_is_for_adams_of_order_four() -> None:

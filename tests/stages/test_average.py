@@ -51,7 +51,7 @@ def base(tracked: Tracked, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(base: Path, tmp_path: Path) -> Path:
-    """A copy of the training, to be damaged."""
+    """A copy of the training run, to be damaged."""
     return Path(shutil.copytree(base, tmp_path / "copy"))
 
 
@@ -82,7 +82,7 @@ def test_the_rebuilt_model_is_the_average_tracked_in_training(
     assert f"width {width:g} at step 160, snapshots: 16; its profile is off by " in answer.err
     assert "warning" not in answer.err
     truth = tracked.kept[STEPS]
-    # 16 snapshots of a training: test_averages has the table.
+    # 16 snapshots of a training run: test_averages has the table.
     error = off(weights(tmp_path / "x"), truth[width])
     assert error < 1e-3
     others = [off(weights(tmp_path / "x"), truth[other]) for other in truth if other != width]
@@ -170,7 +170,7 @@ def test_an_average_and_a_training_do_not_take_each_other_for_their_own(
     for taken in (copy, fit, early):
         for fresh in ((), ("--fresh",)):  # weeks of training are not for an average to discard
             line = one_line(average(reflow, copy, taken, *fresh))
-            assert f"--out {taken} holds a training; give another --out" in line
+            assert f"--out {taken} holds a training run; give another --out" in line
     assert digests(copy) == before
     assert (fit / "state.safetensors").exists()
     assert snapshot(early, STEPS).exists()

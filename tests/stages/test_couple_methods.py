@@ -8,7 +8,7 @@ from commands import Command, Exact, one_line
 from coupled import ROUNDING, facts_of, pairs_of, rms
 
 from reflow import integrate, load_model
-from reflow.recipes.recipe import FIXED_SOLVERS, TOLERANT_SOLVERS
+from reflow.recipes.choices import FIXED_SOLVERS, TOLERANT_SOLVERS
 from reflow.solvers.plan import Plan, fixed_plan
 from reflow.solvers.solution import follow
 

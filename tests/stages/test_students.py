@@ -33,7 +33,7 @@ def test_a_fresh_student_of_averages_is_its_teacher(kind: str) -> None:
     assert torch.equal(student(x, t, None, end_time), plain(x, t))
     awake(student)
     assert not torch.equal(student(x, t, None, end_time), student(x, t))
-    assert torch.equal(student(x, t, None, t), student(x, t))  # no span says nothing, whatever is learnt
+    assert torch.equal(student(x, t, None, t), student(x, t))  # no span says nothing, whatever is learned
 
 
 @kinds

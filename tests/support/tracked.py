@@ -77,7 +77,7 @@ def train(tracked: Tracked, *arguments: object) -> None:
 
 
 def store(tracked: Tracked, out: Path, wanted: Callable[[int], bool] = lambda step: True) -> None:  # noqa: ARG005
-    """Write the snapshots of a training beside its model."""
+    """Write the snapshots of a training run beside its model."""
     header = read_header(out / "model.safetensors", "model")
     for step, averages in tracked.kept.items():
         if wanted(step):

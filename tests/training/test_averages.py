@@ -67,7 +67,7 @@ def test_the_first_step_copies_the_weights() -> None:
     average, weights = torch.full((4,), 1e30), torch.tensor([1.1, -2.0, 3e-20, 4.0], requires_grad=True)
     update_power([average], [weights], 1, 6.94)
     assert torch.equal(average, weights)
-    assert not average.requires_grad  # it keeps no graph of the training
+    assert not average.requires_grad  # it keeps no graph of the training run
 
 
 def test_a_power_of_zero_is_the_plain_mean() -> None:
@@ -153,7 +153,7 @@ NEEDED = {
 
 @pytest.fixture(scope="module")
 def trajectories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tracked]:
-    """Noise, a random walk and the training of a small network, each with its averages."""
+    """Noise, a random walk and the training run of a small network, each with its averages."""
     training = Tracked(every=5)
     small = ("train.steps=320", "train.batch=32", "train.schedule='constant'", "model.width=16")
     settings = (word for change in (*small, "data.points=500") for word in ("--set", change))
@@ -183,7 +183,7 @@ def test_the_table_in_the_docs_is_what_is_seen(trajectories: dict[str, Tracked])
             profile, weights = (float(figure.strip(" %")) / 100 for figure in cell.split(","))
             error, estimate = trajectories["training"].error(float(width), int(snapshots))
             assert profile == pytest.approx(estimate, rel=0.05)  # two digits
-            assert weights / 2 < error < 2 * weights, (width, snapshots)  # rounding moves a training
+            assert weights / 2 < error < 2 * weights, (width, snapshots)  # rounding moves a training run
 
 
 def test_the_mismatch_is_the_error_of_noise_and_more_than_that_of_a_training(

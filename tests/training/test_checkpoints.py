@@ -1,4 +1,4 @@
-"""States: what is kept, what is refused, and how a training goes on from them."""
+"""States: what is kept, what is refused, and how a training run goes on from them."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_training_goes_on_from_the_previous_state_to_the_same_end(
     if damage == "newest":
         assert "state.safetensors is damaged" in said
         assert "state-previous.safetensors of step 10 is whole" in said
-    assert "going on from step 10" in said
+    assert "resuming at step 10" in said
     assert artifacts(stopped) == artifacts(chain / "base")
 
 
@@ -91,7 +91,7 @@ def test_a_longer_training_continues_a_finished_one(reflow: Command, tmp_path: P
     train(reflow, base, steps=20)
     before = (base / "model.safetensors").read_bytes()
     said = train(reflow, base, steps=30)
-    assert "20 steps are done; going on to 30" in said
+    assert "resuming at step 20 of 30" in said
     assert (base / "model.safetensors").read_bytes() != before
     header = read_header(base / "model.safetensors", "model")
     assert (header.facts["steps"], header.recipe["train"]["steps"]) == (30, 30)
@@ -178,5 +178,5 @@ def test_one_failed_write_does_not_end_a_training(
 
     monkeypatch.setattr(Checkpoints, "save", unlucky)
     said = train(reflow, tmp_path / "base")
-    assert "Input/output error. Training goes on without it" in said
+    assert "Input/output error. Training continues without it" in said
     assert artifacts(tmp_path / "base") == artifacts(chain / "base")

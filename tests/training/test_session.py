@@ -1,4 +1,4 @@
-"""Driving a training: what fails on the way, what is written when, and how it is left."""
+"""Driving a training run: what fails on the way, what is written when, and how it is left."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def test_a_preview_that_cannot_be_written_ends_no_training(
 
     monkeypatch.setattr(log, "write_atomically", refused)
     said = train(reflow, tmp_path / "base")
-    assert said.count("samples.png cannot be written: no. Training goes on without it") == 2
+    assert said.count("samples.png cannot be written: no. Training continues without it") == 2
     assert artifacts(tmp_path / "base") == artifacts(chain / "base")
 
 
@@ -63,7 +63,7 @@ def test_a_snapshot_due_at_the_step_of_an_interruption_is_taken(
 
     def interrupted(self: Fit) -> None:
         advance(self)
-        if self.step == 15:  # half of the training: the fourth of eight snapshots
+        if self.step == 15:  # half of the training run: the fourth of eight snapshots
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:

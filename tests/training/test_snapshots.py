@@ -44,7 +44,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four snapshots, as a training leaves them."""
+    """Four snapshots, as a training run leaves them."""
     for step in (10, 20, 30, 40):
         write_snapshot(tmp_path, HEADER, step, averages(step))
     write_artifact(tmp_path / "model.safetensors", averages(40)[0.1], HEADER)
@@ -183,10 +183,10 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "odd width": (with_facts(widths=[0.05, 1.0]), "there is no average of widths (0.05, 1.0) at step 30"),
     "no widths": (with_facts(widths=[]), "there is no average of widths () at step 30"),
     "odd step": (with_facts(step=0), "there is no average of widths (0.05, 0.1) at step 0"),
-    "parents": (changed(lambda h, t: (replace(h, parents={}), t)), "come from different trainings"),
-    "stage": (changed(lambda h, t: (replace(h, stage="reflow"), t)), "come from different trainings"),
-    "seed": (with_recipe(seed=5), "come from different trainings"),
-    "batch": (with_recipe(train={"steps": 40, "batch": 3}), "come from different trainings"),
+    "parents": (changed(lambda h, t: (replace(h, parents={}), t)), "come from different training runs"),
+    "stage": (changed(lambda h, t: (replace(h, stage="reflow"), t)), "come from different training runs"),
+    "seed": (with_recipe(seed=5), "come from different training runs"),
+    "batch": (with_recipe(train={"steps": 40, "batch": 3}), "come from different training runs"),
 }
 
 
@@ -217,8 +217,8 @@ def test_places_without_snapshots_are_refused(folder: Path, tmp_path: Path) -> N
     discard_after(folder, 0)
     for path, words in (
         (folder, "holds no snapshots of averages"),
-        (tmp_path / "missing", "is no directory"),
-        (folder / "model.safetensors", "is no directory"),
+        (tmp_path / "missing", "is not a directory"),
+        (folder / "model.safetensors", "is not a directory"),
     ):
         with pytest.raises(ReflowError, match=f"{path} {words}"):
             snapshots(path)

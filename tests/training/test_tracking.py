@@ -1,4 +1,4 @@
-"""Trackers are told every step, a resumed run goes on as the same run, no failure reaches the training."""
+"""Trackers are told every step, a resumed run stays the same run, no failure reaches the training."""
 
 import importlib.util
 import io

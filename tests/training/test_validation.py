@@ -1,4 +1,4 @@
-"""Validation losses tell what a model knows by heart."""
+"""Validation losses tell what a model has memorised."""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """What evaluations have in common is computed once and kept in the user's cache: networks and features.
 
 A file is named by what its content follows from: digests of data and weights, settings and seed. What is
-damaged or missing is computed anew, and where nothing can be written it is computed every time.
+damaged or missing is computed again, and where nothing can be written it is computed every time.
 """
 
 import contextlib

@@ -50,7 +50,7 @@ def onnx(path: Path, content: bytes, event: tuple[int, ...], device: torch.devic
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors are of its own kinds
-        raise ReflowError(f"--features {path} is not an ONNX graph; export it anew") from error
+        raise ReflowError(f"--features {path} is not an ONNX graph; export it again") from error
     entry = session.get_inputs()[0].name
     return file_extractor(
         "onnx", path, content, lambda images: session.run(None, {entry: images.numpy()})[0], event

@@ -25,7 +25,7 @@ REMEDY = "give weights-inception-2015-12-05-6726825d.pth of torch-fidelity"
 def inception(path: Path, content: bytes, event: tuple[int, ...], device: torch.device) -> FileExtractor:
     """Return the extractor whose distances are FID and KID.
 
-    Raises ReflowError for other weights, for events that are no images, or without torch-fidelity.
+    Raises ReflowError for other weights, for events that are not images, or without torch-fidelity.
     """
     digest = hashlib.sha256(content).hexdigest()
     if not digest.startswith(PUBLISHED):
@@ -50,7 +50,7 @@ def as_bytes(images: Tensor) -> Tensor:
 def _network(content: bytes, path: Path) -> nn.Module:
     """Return the network with the weights in a file.
 
-    torch-fidelity would unpickle the file; what it is given is written anew from the tensors alone.
+    torch-fidelity would unpickle the file; what it is given is written again from the tensors alone.
     """
     option = f"--features {path}"
     with borrowed("torch_fidelity", "inception", option):

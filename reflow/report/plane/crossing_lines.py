@@ -27,7 +27,7 @@ WHEN = 13  # of the times shown: where the lines meet
 class Meeting:
     """Lines from `begin` to `end` that meet in `point` at t.
 
-    through: the model's trajectory through the point. mean, learnt: the marginal velocity there and the
+    through: the model's trajectory through the point. mean, learned: the marginal velocity there and the
     model's.
     """
 
@@ -37,7 +37,7 @@ class Meeting:
     end: Tensor
     through: Tensor
     mean: Tensor
-    learnt: Tensor
+    learned: Tensor
 
 
 def meeting_in(
@@ -53,11 +53,11 @@ def meeting_in(
     ends = data[torch.from_numpy(chosen).to(data.device)]
     labels = labels_of(label, point)
     with torch.no_grad():
-        learnt = field(point, point.new_full((1,), t), labels)[0]
+        learned = field(point, point.new_full((1,), t), labels)[0]
     x0 = integrate(field, point, tolerance=TOLERANCE, t0=t, t1=0, label=labels).x1
     through = followed(field, x0, times, label)[:, 0]
     mean = marginal_velocity(point, t, data)[0]
-    return Meeting(t, point[0], beginnings(point[0], t, ends), ends, through, mean, learnt)
+    return Meeting(t, point[0], beginnings(point[0], t, ends), ends, through, mean, learned)
 
 
 def followed(field: Model, x0: Tensor, times: NDArray[np.float64], label: int | None) -> Tensor:
@@ -84,7 +84,7 @@ def drawn(meeting: Meeting, window: Window) -> dict[str, Any]:
         "begin": window.dots(meeting.begin),
         "point": meeting.point.tolist(),
         "mean": meeting.mean.tolist(),
-        "learnt": meeting.learnt.tolist(),
+        "learned": meeting.learned.tolist(),
         "t": meeting.t,
         "count": len(each),
     }
