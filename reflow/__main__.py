@@ -9,7 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 from reflow.cli.app import app
-from reflow.cli.usage import completing
+from reflow.cli.usage import completing, wrong_usage
 from reflow.errors import Interrupted, ReflowError, UsageError
 
 DEBUG = "--debug"
@@ -25,8 +25,10 @@ def main() -> None:
         signal.signal(number, _leave)
     if completing():
         _complete()
+    if not sys.argv[1:]:
+        sys.argv.append("--help")
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except Interrupted as stop:
         if not _rank():  # the others say the same
             _say(f"{stop}. Resume with: {_resume_command()}")
@@ -37,6 +39,9 @@ def main() -> None:
         _say(str(error))
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except Exception as error:
+        if told := wrong_usage(error):
+            _say(told[0])
+            sys.exit(told[1])
         if debug:
             raise
         _say(f"unexpected {type(error).__name__}: {error} (--debug shows where)")

@@ -15,7 +15,6 @@ app = typer.Typer(
     "The stages, in order: train, couple, train --pairs, distill; then sample, evaluate and report.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
 )
 
 

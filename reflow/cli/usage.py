@@ -4,7 +4,6 @@ import os
 import re
 from typing import Any
 
-import typer
 import typer.core
 
 COMPLETING = "_REFLOW_COMPLETE"  # set by a shell that asks for completions
@@ -18,13 +17,15 @@ class Command(typer.core.TyperCommand):
         pieces = super().collect_usage_pieces(ctx)
         return [re.sub(r"\{(.*?)\}(\.\.\.)?|\[(\[.*\])\]", r"\1\3", piece) for piece in pieces]
 
-    def make_context(self, *arguments: Any, **named: Any) -> Any:
-        """Return the context of a command; say plainly what is wrong with an option."""
-        try:
-            return super().make_context(*arguments, **named)
-        except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")
-            raise
+
+def wrong_usage(error: Exception) -> tuple[str, int] | None:
+    """Return what typer found wrong with a command, and the exit code; None for other errors."""
+    if not hasattr(error, "format_message"):
+        return None
+    said = str(error.format_message()).replace("Value error, ", "").rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = "reflow" if context is None else context.command_path
+    return f"{said[:1].lower()}{said[1:]}; see {command} --help", int(getattr(error, "exit_code", 2))
 
 
 def completing() -> bool:

@@ -6,8 +6,10 @@ round's, and so are as many others of the first round, which says what full cove
 number. They have the numbers of the new ones, hence their noise: what differs is due to the rounds.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -118,6 +120,11 @@ def coverage_of(first: PairStore, new: ShardSet, seed: int) -> Coverage:
         spread_ratio(images, reference),
         spread_ratio(own, reference),
     )
+
+
+def recorded(facts: Mapping[str, Any]) -> Coverage:
+    """Return the comparison that the facts of an index tell of."""
+    return Coverage(**(pair_facts(facts).against or {}))
 
 
 def require_coverage(found: Coverage, settings: CoupleSettings, out: Path, rounds: int) -> None:

@@ -99,7 +99,7 @@ def solver_settings(
     try:
         return SolverSettings.model_validate(content)
     except ValidationError as error:
-        raise ReflowError(f"solver: {_explain(error)}") from error
+        raise UsageError(f"--solver: {_explain(error)}") from error
 
 
 def guidance_settings(scale: float | None, interval: Sequence[float] | None = None) -> GuidanceSettings:
@@ -108,7 +108,7 @@ def guidance_settings(scale: float | None, interval: Sequence[float] | None = No
     try:
         return GuidanceSettings.model_validate(content)
     except ValidationError as error:
-        raise ReflowError(f"--guidance: {_explain(error)}") from error
+        raise UsageError(f"--guidance: {_explain(error)}") from error
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -179,8 +179,8 @@ class DistillSettings(PairFitSettings):
         "regress",
         exclude_if=lambda objective: objective == "regress",
         description="what a student is fitted to: regress, the ends of pairs after k steps; meanflow, "
-        "average velocities over any span; consistency (experimental: behind both where measured), itself a "
-        "little later on the teacher's trajectory",
+        "average velocities over any span; consistency (experimental: behind both where measured), "
+        "itself a little later on the teacher's trajectory",
     )
     student_steps: Count = Field(
         1, description="k: network evaluations per image of the student; 1 with meanflow, which takes any"

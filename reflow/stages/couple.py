@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reflow.artifacts import PAIRS, Header
-from reflow.artifacts.facts import PairFacts, pair_facts
+from reflow.artifacts.facts import PairFacts
 from reflow.artifacts.stage_directory import claim
 from reflow.devices import choose_device
 from reflow.distributed import Part, part_of, world
@@ -27,6 +27,7 @@ from reflow.pairs.collapse import (
     First,
     coverage_of,
     first_pairs,
+    recorded,
     require_coverage,
 )
 from reflow.pairs.store import read_index
@@ -133,9 +134,7 @@ class _Pairs:
         complete = already_complete(self.out, replace(self.header, parents=self.header.parents | before))
         if self.first is not None:
             known = found.parents.get(ROLE) == self.first.digest
-            self.judge(
-                Coverage(**(pair_facts(found.facts).against or {})) if known else self.compared(self.first)
-            )
+            self.judge(recorded(found.facts) if known else self.compared(self.first))
         return complete
 
     def make(self, part: Part) -> None:

@@ -108,6 +108,9 @@ def test_compare_prints_a_line_for_each_method_and_marks_chance(
 
 def test_files_that_are_no_evaluations_are_refused(reflow: Command, tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"schema": 1}))
-    for name, said in {"old": "no evaluation of schema 2", "absent": "absent.json cannot be read"}.items():
+    for name, said in {
+        "old": "not an evaluation of schema 2",
+        "absent": "absent.json cannot be read",
+    }.items():
         path = tmp_path / f"{name}.json"
         assert said in one_line(reflow("compare", path, path))

@@ -53,27 +53,30 @@ def test_students_draw_in_their_own_steps_only(reflow: Command, run: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "message", "code"),
     [
-        ("train.stepz=3", "unknown key train.stepz; the nearest known key is train.steps"),
-        ("channels=3", "unknown key channels; write model.channels"),
-        ("trian.steps=3", "unknown key trian; the nearest known key is train"),
-        ("train.steps=0", "train.steps = 0"),
-        ("train.lr=-1.0", "train.lr = -1.0"),
-        ("train.lr=fast", 'train.lr = "fast"'),
-        ("model.kind=mlp", "model"),
-        ("model.multipliers=[1,1,1,1,1]", "cannot be halved"),
-        ("data.held_out=0.00001", "data.held_out"),
-        ("data.source=nowhere", "there is no such path"),
-        ("steps", "section.key=value"),
-        ("couple.solver=heun", "takes steps"),
+        ("train.stepz=3", "unknown key train.stepz; the nearest known key is train.steps", 2),
+        ("channels=3", "unknown key channels; write model.channels", 2),
+        ("trian.steps=3", "unknown key trian; the nearest known key is train", 2),
+        ("train.steps=0", "train.steps = 0", 2),
+        ("train.lr=-1.0", "train.lr = -1.0", 2),
+        ("train.lr=fast", 'train.lr = "fast"', 2),
+        ("model.kind=mlp", "model", 1),
+        ("model.multipliers=[1,1,1,1,1]", "cannot be halved", 1),
+        ("data.held_out=0.00001", "data.held_out", 1),
+        ("data.source=nowhere", "there is no such path", 1),
+        ("steps", "section.key=value", 2),
+        ("couple.solver=heun", "takes steps", 2),
     ],
 )
-def test_impossible_settings(reflow: Command, tmp_path: Path, setting: str, message: str) -> None:
+def test_impossible_settings(
+    reflow: Command, tmp_path: Path, setting: str, message: str, code: int
+) -> None:
+    """What no recipe can have is wrong usage; what the data or the network cannot have is a failure."""
     changes = ["--set", setting]
     if setting.startswith("couple."):
         changes += ["--set", "couple.steps=none"]
-    line = one_line(reflow("train", TINY, "--out", tmp_path / "base", *changes))
+    line = one_line(reflow("train", TINY, "--out", tmp_path / "base", *changes), code)
     assert message in line
     assert not (tmp_path / "base" / "model.safetensors").exists()
 
@@ -103,7 +106,7 @@ def test_wrong_usage_exits_with_two(
 
 def test_unknown_recipes_and_devices(reflow: Command, tmp_path: Path) -> None:
     assert "cifar10, digits, fashion-mnist, gaussians, images64" in one_line(
-        reflow("train", "digitz", "--out", tmp_path / "x")
+        reflow("train", "digitz", "--out", tmp_path / "x"), code=2
     )
     line = one_line(reflow("train", TINY, "--out", tmp_path / "x", "--device", "cuda:77"))
     assert "--device cuda:77" in line

@@ -140,7 +140,7 @@ def test_progress_goes_on_from_what_was_finished(
         (("--nfe", "1.5"), 2, "--nfe 1.5: write whole numbers"),
         (("--nfe", ""), 2, "--nfe : write whole numbers"),
         (("--nfe", "1,3", "--solver", "heun"), 1, "a multiple of 2 network evaluations, not 1; give such"),
-        (("--solver", "dopri5"), 2, "--solver dopri5: unknown; choose from euler, midpoint, heun"),
+        (("--solver", "dopri5"), 2, "'--solver': 'dopri5' is not one of 'euler', 'midpoint', 'heun'"),
         (
             ("--tolerance", "-1"),
             2,
@@ -157,7 +157,7 @@ def test_progress_goes_on_from_what_was_finished(
         (("--features", "x.txt"), 1, "--features x.txt is of no known kind; give a TorchScript file (.pt)"),
         (
             ("--set", "evaluate.samples=1"),
-            1,
+            2,
             "evaluate.samples = 1: input should be greater than or equal to 2",
         ),
     ],

@@ -203,7 +203,7 @@ def test_pairs_that_cannot_be_compared_are_refused_before_any_work(
     arguments = ("couple", chain / "base", "--out", tmp_path / "x")
     strange = store(tmp_path / "ring", ring(40), [40])
     line = one_line(reflow(*arguments, "--against", strange))
-    assert f"--against {strange} holds samples of [2] with no classes" in line
+    assert f"--against {strange} holds samples of (2,) with no classes" in line
     assert "does not exist" in one_line(reflow(*arguments, "--against", tmp_path / "none"))
     assert reflow("couple", labelled, "--out", tmp_path / "l", "--count", 4).code == 0
     assert "with 10 classes" in one_line(reflow(*arguments, "--against", tmp_path / "l"))

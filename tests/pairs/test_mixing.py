@@ -30,7 +30,7 @@ def more(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind="pairs",
         stage="couple",
         rectification=1,
-        recipe=base.recipe,
+        recipe=base.header.recipe,
         parents={"model": base.digest, "data": base.header.parents["data"]},
         facts={"event": list(base.event), "classes": None, "count": 25, "inverted": True}
         | {"nfe_mean": 8.0, "nfe_max": 8},

@@ -117,7 +117,7 @@ def test_a_shard_altered_after_the_index_was_written_is_named(
 def test_a_shard_of_another_model_is_refused(reflow: Command, chain: Path, tmp_path: Path) -> None:
     out = interrupted(chain, tmp_path)
     model = load_model(chain / "base")
-    header = Header("pairs", "couple", 1, model.recipe, {"model": "another"}, {"event": [1, 8, 8]})
+    header = Header("pairs", "couple", 1, model.header.recipe, {"model": "another"}, {"event": [1, 8, 8]})
     write_artifact(out / SHARDS[1], {"noise": torch.zeros(20, 1, 8, 8)}, header)
     assert "it was made from other model" in one_line(reflow(*command(chain, out)))
 

@@ -110,7 +110,7 @@ def test_values_are_toml_or_bare_words_and_none_restores_the_default() -> None:
 def test_recipes_do_not_coerce() -> None:
     for wrong in ("train.steps=3.5", 'train.steps="3"', "data.flip=1", "train.lr=nan", "seed=-1"):
         with pytest.raises(ReflowError, match=wrong.split("=")[0]):
-            override(read_recipe("digits"), [wrong])
+            override(read_recipe("digits"), parse_overrides([wrong]))
 
 
 def test_a_recipe_of_the_users_own_takes_its_name_from_the_file(tmp_path: Path) -> None:

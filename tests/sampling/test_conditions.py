@@ -132,9 +132,9 @@ def test_guidance_of_samples_and_pairs_acts_in_its_interval(
     [
         (("--guidance", 2, "--guidance-interval", "0.4"), "write the first and the last t", 2),
         (("--guidance", 2, "--guidance-interval", "a,b"), "write the first and the last t", 2),
-        (("--guidance", 2, "--guidance-interval", "0.6,0.4"), "begins at 0.6 and must end later", 1),
-        (("--guidance", 2, "--guidance-interval", "0.6,1.4"), "guidance_interval.1 = 1.4", 1),
-        (("--guidance-interval", "0.4,0.6"), "does nothing without guidance", 1),
+        (("--guidance", 2, "--guidance-interval", "0.6,0.4"), "begins at 0.6 and must end later", 2),
+        (("--guidance", 2, "--guidance-interval", "0.6,1.4"), "guidance_interval.1 = 1.4", 2),
+        (("--guidance-interval", "0.4,0.6"), "does nothing without guidance", 2),
     ],
 )
 def test_impossible_intervals_are_refused(
