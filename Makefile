@@ -44,7 +44,7 @@ sources = $(strip --pairs $(call pairs,$(1)) $(if $(mixed),--pairs $(call real,$
 against = $(if $(filter-out 1,$(1)),--against $(RUN)/pairs)
 models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RUN)/distill
 
-.PHONY: all setup test lint docs bench clean help
+.PHONY: all setup test test-slow test-all lint docs bench clean help
 .DELETE_ON_ERROR:
 
 all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 8 minutes on 2 cores)
@@ -52,7 +52,13 @@ all: $(RUN)/report.html ## run the pipeline and write the report (default: digit
 
 setup: $(TOOLS) ## create .venv and install what contributors need
 
-test: $(TOOLS) ## run the tests
+test: $(TOOLS) ## run the tests that start neither processes nor a browser (under 4 minutes on 2 cores)
+	$(VENV)/bin/python -m pytest -q -m 'not slow'
+
+test-slow: $(TOOLS) ## run the tests that start processes or a browser
+	$(VENV)/bin/python -m pytest -q -m slow
+
+test-all: $(TOOLS) ## run all tests (under 9 minutes on 2 cores)
 	$(VENV)/bin/python -m pytest -q
 
 lint: $(TOOLS) ## check style and types
@@ -73,7 +79,7 @@ clean: ## remove .venv, .venv-bench, caches, site/ and runs/
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@sed -n 's/^# *\(.*=.*\)/variables: \1/p' $(MAKEFILE_LIST)
 
 # Dependency groups want a newer pip than venv brings.

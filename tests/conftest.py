@@ -1,8 +1,8 @@
-"""What the tests share: one thread per worker, the command line, tiny runs and an exact field."""
+"""What the tests share: one thread per worker, the command line, tiny runs and known fields."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch; two test workers share two cores
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch; there are as many test workers as cores
 
 import io
 import shutil
@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from commands import TINY, Answer, Command, Exact, run_all
+from physics import STD
+from shared import built, common
 from torch import Tensor, nn
 
 from reflow.__main__ import main
@@ -25,7 +27,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session", autouse=True)
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Decode data into a directory of these tests, also in processes that they start."""
-    place = tmp_path_factory.mktemp("cache")
+    place = common(tmp_path_factory) / "cache"
     os.environ["REFLOW_CACHE"] = str(place)
     return place
 
@@ -57,17 +59,19 @@ def reflow(monkeypatch: pytest.MonkeyPatch) -> Command:
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a complete tiny run on the digits, once per worker; tests must not change it."""
-    run = tmp_path_factory.mktemp("chain")
-    run_all(
-        (
-            ("train", TINY, "--out", run / "base"),
-            ("couple", run / "base", "--out", run / "pairs"),
-            ("train", "--pairs", run / "pairs", "--init", run / "base", "--out", run / "reflow"),
-            ("distill", run / "reflow", "--pairs", run / "pairs", "--out", run / "distill"),
+    """Return a complete tiny run on the digits, which tests must not change."""
+
+    def build(run: Path) -> None:
+        run_all(
+            (
+                ("train", TINY, "--out", run / "base"),
+                ("couple", run / "base", "--out", run / "pairs"),
+                ("train", "--pairs", run / "pairs", "--init", run / "base", "--out", run / "reflow"),
+                ("distill", run / "reflow", "--pairs", run / "pairs", "--out", run / "distill"),
+            )
         )
-    )
-    return run
+
+    return built(tmp_path_factory, "chain", build)
 
 
 @pytest.fixture
@@ -77,12 +81,27 @@ def run(chain: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def evaluated(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the tiny run with its evaluation, which tests must not change."""
+
+    def build(run: Path) -> None:
+        shutil.copytree(chain, run, dirs_exist_ok=True)
+        models = [run / name for name in ("base", "reflow", "distill")]
+        run_all([("evaluate", *models, "--out", run / "evaluation.json")])
+
+    return built(tmp_path_factory, "evaluated", build)
+
+
+@pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a tiny model of the digits with labels and a null label, on a twentieth of them."""
-    out = tmp_path_factory.mktemp("labelled") / "base"
+    """Return a tiny model of a twentieth of the digits with labels and a null label; it must not change."""
     changes = ("data.labels=true", "data.held_out=0.95", "train.label_dropout=0.2")
-    run_all([("train", TINY, "--out", out, *(word for change in changes for word in ("--set", change)))])
-    return out
+
+    def build(run: Path) -> None:
+        settings = (word for change in changes for word in ("--set", change))
+        run_all([("train", TINY, "--out", run / "base", *settings)])
+
+    return built(tmp_path_factory, "labelled", build) / "base"
 
 
 @pytest.fixture
@@ -95,3 +114,17 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> Exact:
 
     monkeypatch.setattr(Model, "forward", forward)
     return field
+
+
+@pytest.fixture
+def flows(exact: Exact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give base models the field of the fixture `exact`, reflowed ones that of its straight lines."""
+    bent = Model.forward
+
+    def forward(self: Model, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.header.stage != "reflow":
+            return bent(self, x, t, label)
+        time, mean = t[:, None], exact.mean(x)
+        return mean + (STD - 1) * (x - time * mean) / (1 - time + time * STD)
+
+    monkeypatch.setattr(Model, "forward", forward)

@@ -1,13 +1,9 @@
 """The architecture holds: imports go down, files and functions are small, and help is cheap."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).parent.parent / "reflow"
 LAYERS = """
@@ -27,7 +23,6 @@ LAYERS = """
 ROWS = [row.split(", ") for row in LAYERS.split("\n    ")[1:]]
 RANK = {name.strip(): rank for rank, names in enumerate(ROWS) for name in names}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
-HEAVY = {"torch", "numpy", "scipy", "matplotlib", "PIL", "sklearn"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -89,37 +84,3 @@ def test_files_and_functions_are_small() -> None:
                 if lines > LONGEST_FUNCTION:
                     long.append(f"{path.relative_to(PACKAGE)}: {node.name} has {lines} lines")
     assert not long
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["train"],
-        ["average"],
-        ["couple"],
-        ["distill"],
-        ["sample"],
-        ["evaluate"],
-        ["compare"],
-        ["report"],
-        ["inspect"],
-    ],
-)
-def test_help_answers_without_heavy_imports(command: list[str]) -> None:
-    code = (
-        f"import sys; sys.argv = ['reflow', *{command!r}, '--help']\n"
-        "from reflow.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit as leave: assert not leave.code\n"
-        "print('LOADED', *sorted(sys.modules))"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    text, _, loaded = answer.stdout.partition("LOADED")
-    assert "Usage: reflow" in text
-    assert not {module for module in loaded.split() if module.split(".")[0] in HEAVY}
-
-
-def test_the_package_resolves_its_public_names_lazily() -> None:
-    code = "import sys, reflow; assert 'torch' not in sys.modules; reflow.load_model; reflow.integrate"
-    subprocess.run([sys.executable, "-c", code], check=True)

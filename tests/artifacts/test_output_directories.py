@@ -1,8 +1,6 @@
 """Where a stage writes: never among files of others, and on where it left."""
 
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -37,19 +35,6 @@ def test_a_stage_goes_on_among_what_came_later(tmp_path: Path) -> None:
     for _ in range(2):
         with claim(tmp_path, "model", fresh=False):
             log.write_text("step 1")
-
-
-def test_the_log_that_a_command_speaks_to_is_no_stranger(tmp_path: Path) -> None:
-    """It may hold lines before the stage begins: torchrun's warnings, for one."""
-    program = (
-        "import sys; from pathlib import Path; from reflow.artifacts.stage_directory import claim\n"
-        "with claim(Path(sys.argv[1]), 'model', fresh=False): pass"
-    )
-    with (tmp_path / "log.txt").open("w") as log:
-        log.write("a warning\n")
-        log.flush()
-        subprocess.run([sys.executable, "-c", program, tmp_path], stdout=log, stderr=log, check=True)
-    assert (tmp_path / "log.txt").read_text() == "a warning\n"
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "plan.json", "pairs-00003-of-00004.safetensors"])

@@ -1,9 +1,6 @@
 """evaluate, given again: the same bytes, killed or not; anew only what follows from a change; refusals."""
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +8,8 @@ import pytest
 from commands import Command, one_line, run_all
 
 from reflow.evaluation import sweep as module
-from reflow.evaluation.resume import PartialResults
-from reflow.evaluation.samplers import Samplers
+from reflow.evaluation.resume import Finished
+from reflow.evaluation.samplers import Crew
 
 PLANE = ("train.steps=2", "model.width=8", "data.points=200", "couple.tolerance=0.1")
 QUICK = ("samples=20", "projections=5", "straightness_samples=2", "straightness_tolerance=0.1")
@@ -32,57 +29,23 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-ATTEMPTS = [  # killed in which flush, and how many of five results are then finished
-    *((1, 0), (2, 1), (3, 2), (4, 4), (2, 5)),
-    (2, 5),  # when the times have got their name
-    (3, 5),  # when the figures have none yet
-    (4, 5),  # when they have it
-]
-
-
-def test_killed_anywhere_it_ends_with_the_bytes_of_an_undisturbed_one(
-    reflow: Command, plane: Path, tmp_path: Path
-) -> None:
-    calm, out = tmp_path / "calm.json", tmp_path / "killed" / "e.json"
-    command = ("evaluate", plane, "--nfe", "1,2", "--likelihood", "--out")
-    kills = ",".join(str(kill) for kill, _ in ATTEMPTS)
-    answer = subprocess.run(
-        [sys.executable, "-m", "killed", kills, *map(str, command), out],
-        cwd=Path(__file__).parents[1] / "support",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-    *killed, last = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("[")]
-    assert [finished for finished, _ in killed] == [finished for _, finished in ATTEMPTS]
-    assert ["e.json" in names for _, names in killed] == [False] * 7 + [True]
-    assert "parts are finished already; resuming" in answer.stderr
-    assert last == [0, ["e.json", "e.times.json"]]  # and nothing that a killed one was writing
-    first = reflow(*command, calm)
-    assert first.code == 0, first.err
-    assert out.read_bytes() == calm.read_bytes()
-    assert reflow(*command, calm).out == first.out  # evaluated twice
-    assert out.read_bytes() == calm.read_bytes()
-
-
 @pytest.fixture
 def anew(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return what is computed, as it happens, while finished results stay for ever."""
     notes: list[str] = []
 
     def note(name: str) -> None:
-        real = getattr(Samplers, name)
+        real = getattr(Crew, name)
 
-        def noted(samplers: Samplers, *arguments: Any) -> Any:
+        def noted(crew: Crew, *arguments: Any) -> Any:
             notes.append(name)
-            return real(samplers, *arguments)
+            return real(crew, *arguments)
 
-        monkeypatch.setattr(Samplers, name, noted)
+        monkeypatch.setattr(Crew, name, noted)
 
     for name in ("samples", "flow", "likelihood"):
         note(name)
-    monkeypatch.setattr(PartialResults, "clear", lambda _: None)
+    monkeypatch.setattr(Finished, "clear", lambda _: None)
     return notes
 
 
@@ -127,7 +90,7 @@ def test_progress_goes_on_from_what_was_finished(
     anew.clear()
     answer = reflow(*command, "1,2")
     assert anew == ["samples"]
-    assert "evaluate: 3 of 4 parts are finished already; resuming" in answer.err
+    assert "evaluate: 3 of 4 parts were finished before; going on" in answer.err
     last = [line for line in answer.err.splitlines() if line.startswith("evaluate: ")][-1]
     assert re.match(r"evaluate: (\d+)/\1 network evaluations", last)
 
@@ -140,7 +103,7 @@ def test_progress_goes_on_from_what_was_finished(
         (("--nfe", "1.5"), 2, "--nfe 1.5: write whole numbers"),
         (("--nfe", ""), 2, "--nfe : write whole numbers"),
         (("--nfe", "1,3", "--solver", "heun"), 1, "a multiple of 2 network evaluations, not 1; give such"),
-        (("--solver", "dopri5"), 2, "'--solver': 'dopri5' is not one of 'euler', 'midpoint', 'heun'"),
+        (("--solver", "dopri5"), 2, "--solver dopri5: unknown; choose from euler, midpoint, heun"),
         (
             ("--tolerance", "-1"),
             2,
@@ -157,7 +120,7 @@ def test_progress_goes_on_from_what_was_finished(
         (("--features", "x.txt"), 1, "--features x.txt is of no known kind; give a TorchScript file (.pt)"),
         (
             ("--set", "evaluate.samples=1"),
-            2,
+            1,
             "evaluate.samples = 1: input should be greater than or equal to 2",
         ),
     ],

@@ -1,24 +1,26 @@
 """What `make all` would run, for some of its variables."""
 
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
-from commands import TINY
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
 def test_make_names_the_folders_of_every_round() -> None:
-    root = TINY.parent.parent
     command = ["make", "-n", "all", "ROUNDS=2", "RUN=runs/none"]
-    plan = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert not plan.stderr
     assert "--pairs runs/none/pairs-2 --init runs/none/reflow --out runs/none/reflow-2" in plan.stdout
     assert "distill runs/none/reflow-2 --pairs runs/none/pairs-2" in plan.stdout
 
 
 def planned(*variables: str) -> str:
-    root = TINY.parent.parent
     command = ["make", "-n", "all", "RUN=r", *variables]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_make_compares_later_rounds_with_the_first() -> None:
@@ -45,6 +47,17 @@ def test_make_mixes_a_share_of_real_pairs_into_every_round() -> None:
 @pytest.mark.parametrize("share", ["1", "1.5", "-0.2", "much"])
 def test_make_refuses_what_is_no_share(share: str) -> None:
     command = ["make", "-n", "all", f"REAL={share}"]
-    answer = subprocess.run(command, cwd=TINY.parent.parent, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert f"REAL={share}: give a share from 0 up to and without 1" in answer.stderr
+
+
+def test_make_gives_the_data_to_the_stages_that_read_it(tmp_path: Path) -> None:
+    run = f"RUN={tmp_path / 'run'}"
+    command = ["make", "-n", "all", "RECIPE=cifar10", "DATA=some/images", run]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"train cifar10 --data 'some/images' --out {tmp_path / 'run' / 'base'} " in planned
+    (evaluate,) = (line for line in planned.splitlines() if " evaluate " in line)
+    assert "--data 'some/images'" in evaluate
+    for stage in ("couple", "train --pairs", "distill", "report"):
+        assert f" {stage} " in planned

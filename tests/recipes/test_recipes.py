@@ -1,6 +1,5 @@
 """Recipes are strict, complete and documented; messages name the nearest key."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,18 +72,6 @@ def test_every_stage_of_a_recipe_for_gpus_takes_two_steps(
     made = load_model(student)
     assert (made.event, made.header.facts["steps"]) == ((3, size, size), 2)
     assert one_line(reflow("train", name, "--out", tmp_path / "x")).endswith("hub:NAME with --data")
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_gives_the_data_to_the_stages_that_read_it(tmp_path: Path) -> None:
-    run = f"RUN={tmp_path / 'run'}"
-    command = ["make", "-n", "all", "RECIPE=cifar10", "DATA=some/images", run]
-    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert f"train cifar10 --data 'some/images' --out {tmp_path / 'run' / 'base'} " in planned
-    (evaluate,) = (line for line in planned.splitlines() if " evaluate " in line)
-    assert "--data 'some/images'" in evaluate
-    for stage in ("couple", "train --pairs", "distill", "report"):
-        assert f" {stage} " in planned
 
 
 def test_every_setting_has_a_meaning() -> None:

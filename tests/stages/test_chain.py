@@ -136,14 +136,14 @@ def test_vectors_of_any_dimension_train(reflow: Command, tmp_path: Path, dimensi
     assert load_model(tmp_path / "b").event == (dimension,)
 
 
-def test_complete_stages_say_so_and_change_nothing(reflow: Command, chain: Path) -> None:
+def test_complete_stages_say_so_and_change_nothing(reflow: Command, run: Path) -> None:
     commands: list[tuple[object, ...]] = [
-        ("train", TINY, "--out", chain / "base"),
-        ("couple", chain / "base", "--out", chain / "pairs"),
-        ("train", "--pairs", chain / "pairs", "--init", chain / "base", "--out", chain / "reflow"),
-        ("distill", chain / "reflow", "--pairs", chain / "pairs", "--out", chain / "distill"),
+        ("train", TINY, "--out", run / "base"),
+        ("couple", run / "base", "--out", run / "pairs"),
+        ("train", "--pairs", run / "pairs", "--init", run / "base", "--out", run / "reflow"),
+        ("distill", run / "reflow", "--pairs", run / "pairs", "--out", run / "distill"),
     ]
-    files = [path for path in chain.rglob("*") if path.is_file() and path.name != ".lock"]
+    files = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
     before = {path: path.read_bytes() for path in files}
     for command in commands:
         answer = reflow(*command)

@@ -1,18 +1,12 @@
 """The peers of the study: their time, their losses, and what they leave."""
 
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 import torch
 from commands import TINY
 from contests import Optimisation, Phases, Problem, regression_loss, velocity_loss
-from findings import peers
 
 from reflow.flow import Pair
-from reflow.models import load_model
 from reflow.recipes.read import read_recipe
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -54,18 +48,3 @@ def test_the_losses_of_peers_vanish_for_exact_networks() -> None:
     assert drawn.label is not None
     assert drawn.x1.min() >= -1
     assert drawn.x1.max() <= 1
-
-
-@pytest.mark.skipif(not find_spec("rectified_flow_pytorch"), reason="the peers are in .venv-bench")
-def test_peers_leave_models_of_ours_and_their_figures(tmp_path: Path) -> None:
-    names = ["lucidrains-our-optimiser", "official-recipe"]
-    options = ["--out", tmp_path, "--seeds", "3", "--seconds", "0.3,0.1,0.2,0.1", "--only", *names]
-    command = [sys.executable, STUDIES / "pipelines.py", "--recipe", TINY, *options]
-    subprocess.run(command, check=True, capture_output=True)
-    rows = {(row.variant, row.kind): row.cells for row in peers(tmp_path, [3])}
-    assert [kind for name, kind in rows if name == names[0]] == ["base", "reflow"]
-    assert [kind for name, kind in rows if name == names[1]] == ["base", "reflow", "distill"]
-    assert all(row["1"][3] > 0 for row in rows.values())
-    assert rows[names[1], "distill"]["seconds"][3] >= 0.7
-    student = load_model(tmp_path / "seed-3" / f"peer-{names[1]}" / "distill")
-    assert (student.student_steps, student.recipe.seed) == (1, 3)

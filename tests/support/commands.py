@@ -1,9 +1,8 @@
-"""The command line inside a test or beside it, what it leaves, and a field whose flow is known."""
+"""The command line inside a test, what it leaves, and a field whose flow is known."""
 
 import hashlib
 import io
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
@@ -63,12 +62,6 @@ def artifacts(folder: Path) -> dict[str, bytes]:
     """Return the bytes of everything that later stages read."""
     names = [*folder.glob("pairs*"), folder / "model.safetensors"]
     return {path.name: path.read_bytes() for path in names if path.exists()}
-
-
-def start(*arguments: object, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-    """Run `reflow ARGUMENTS` in a process of its own."""
-    command = [sys.executable, "-m", "reflow", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=stderr, text=True)
 
 
 def run_all(commands: Iterable[tuple[object, ...]]) -> None:

@@ -1,50 +1,35 @@
-"""The report in a real browser: Debian's Chromium without a display, driven by Playwright.
-
-Skipped where Playwright, axe-core or Chromium is missing; `.ci/run` installs them.
-"""
+"""The report in a real browser: Debian's Chromium without a display, driven by Playwright."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import run_all
+from shared import built
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe_package = pytest.importorskip("axe_playwright_python.sync_playwright")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 SERIOUS = {"serious", "critical"}
 WIDTHS = (360, 1600)
 
 
-@pytest.fixture(scope="module")
-def pages(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+@pytest.fixture(scope="session")
+def pages(evaluated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Make the report of a tiny run, and one that compares it with another."""
-    made = tmp_path_factory.mktemp("pages")
-    run, other = made / "first", made / "second"
-    shutil.copytree(chain, run)
-    models = [run / name for name in ("base", "reflow", "distill")]
-    run_all([("evaluate", *models, "--out", run / "evaluation.json")])
-    shutil.copytree(run, other)
-    found = {"one": made / "one.html", "two": made / "two.html"}
-    run_all(
-        (
-            ("report", run, "--out", found["one"]),
-            ("report", run, other, "--out", found["two"]),
+
+    def build(made: Path) -> None:
+        run, other = (shutil.copytree(evaluated, made / name) for name in ("first", "second"))
+        run_all(
+            (
+                ("report", run, "--out", made / "one.html"),
+                ("report", run, other, "--out", made / "two.html"),
+            )
         )
-    )
-    return found
 
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+    made = built(tmp_path_factory, "pages", build)
+    return {name: made / f"{name}.html" for name in ("one", "two")}
 
 
 class Watched:

@@ -1,28 +1,25 @@
 """Processes that decode: killed ones leave nothing wrong, and those at the same time do it once."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from files import RGB, channels_first, folder, load
+from files import GREY, RGB, channels_first, folder, in_every_format, load, refused, write
 
-from reflow.data import split, workers
-
-MB = 1 << 20
+from reflow.data import decoding
+from reflow.errors import ReflowError
 
 # Opens argv[1], by other processes if there is an argv[2]. Says what it does, and when it has decoded the
 # first images goes on only when it gets a line.
 BUILDER = """
 import sys
 from reflow.data import Watch, decoding, fingerprint, open_data
-from reflow.settings import DataSettings
+from reflow.recipes.recipe import DataSettings
 
 said = set()
 
@@ -139,50 +136,6 @@ def test_one_that_waited_for_a_killed_one_decodes(tmp_path: Path, builder: Build
             assert second.returncode == 0
 
 
-def test_no_more_processes_are_used_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "QUOTA", tmp_path / "cpu.max")
-    allowed = os.sched_getaffinity(0)
-    assert workers.processors() == len(allowed)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert workers.processors() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
-    for quota, count in {
-        "max 100000": 64,
-        "350000 100000": 4,
-        "20000 100000": 1,
-        "9900000 100000": 64,
-    }.items():
-        (tmp_path / "cpu.max").write_text(f"{quota}\n")
-        assert workers.processors() == count
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_no_memory_of_the_size_of_the_data_is_taken(tmp_path: Path, place: Path, packed: bool) -> None:
-    """The system may drop the pages of a map at any time; what counts is what is allocated."""
-    n = 20_000
-    images = np.broadcast_to(RGB[0], (n, 32, 32, 3))  # 61 MB
-    save = np.savez_compressed if packed else np.savez
-    save(tmp_path / "a.npz", images=images, labels=np.arange(n) % 10)
-    tracemalloc.start()
-    try:
-        training, held_out = split(load(tmp_path / "a.npz"), 0.2, seed=0)
-        _, opening = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        for k in range(20):
-            training.take(np.arange(k, 16_000, 250))
-        held_out.digest()
-        _, drawing = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    (file,) = place.glob("*.safetensors")
-    assert file.stat().st_size > 58 * MB
-    assert opening < 6 * MB  # a few blocks of 1 MiB, and labels and row numbers of 8 bytes
-    assert drawing < 10 * MB  # those, and 4 MiB that are digested at a time
-
-
 @pytest.mark.usefixtures("place")
 def test_no_memory_of_the_size_of_the_data_is_taken_by_other_processes(tmp_path: Path) -> None:
     """Decoded images wait for one another: never more than a few blocks per process."""
@@ -194,7 +147,7 @@ def test_no_memory_of_the_size_of_the_data_is_taken_by_other_processes(tmp_path:
     code = (
         "import sys, time\n"
         "from reflow.data import decoding, open_data\n"
-        "from reflow.settings import DataSettings\n"
+        "from reflow.recipes.recipe import DataSettings\n"
         "def anonymous():\n"
         "    text = open('/proc/self/status').read()\n"
         "    return int(text.partition('RssAnon:')[2].split()[0])\n"
@@ -212,3 +165,37 @@ def test_no_memory_of_the_size_of_the_data_is_taken_by_other_processes(tmp_path:
     script.write_text(code)
     answer = subprocess.run([sys.executable, script, source], capture_output=True, text=True, check=True)
     assert int(answer.stdout) < 20_000  # kB, of 49 MB
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "zip", "idx"])
+def test_other_processes_decode_the_same_in_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    source = in_every_format(tmp_path)[kind]
+    if kind == "folder":
+        for row in range(4, 40):
+            write(source / f"{row:03}.png", RGB[row % 4] if row == 35 else np.roll(GREY[0], row))
+        (source / "017.png").write_bytes(b"")
+    expected = load(source, size=16, skip_corrupt=True).values.copy()
+    monkeypatch.setenv("REFLOW_CACHE", str(tmp_path / "second"))
+    monkeypatch.setattr(decoding, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(decoding, "processors", lambda: 2)
+    np.testing.assert_array_equal(load(source, size=16, skip_corrupt=True).values, expected)
+    if kind == "folder":
+        assert len(expected) == 39
+        refused(source, "017.png", size=16)
+
+
+def test_a_message_that_refuses_is_the_same_from_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "f")
+    (source / "001.png").write_bytes(b"")
+    messages = []
+    for limit in (decoding.PARALLEL_BYTES, 0):
+        monkeypatch.setattr(decoding, "PARALLEL_BYTES", limit)
+        monkeypatch.setattr(decoding, "processors", lambda: 2)
+        with pytest.raises(ReflowError) as caught:
+            load(source)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
