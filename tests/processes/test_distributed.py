@@ -1,11 +1,13 @@
 """Many processes train as one does: the same steps to rounding, in copies or in shares."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from jobs import ended
 from safetensors.torch import load_file
 from together import computed
 from torch import Tensor
-from torchrun import SUPPORT, launched
 
 from reflow.distributed import ALONE
 
@@ -18,11 +20,10 @@ def alone() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    out = tmp_path_factory.mktemp("together")
-    answer = launched(SUPPORT / "together.py", out)
-    assert answer.returncode == 0, answer.stderr
-    return [load_file(out / f"{rank}.safetensors") for rank in (0, 1)]
+def ranks(together: Path) -> list[dict[str, Tensor]]:
+    for process in ended(together, "computed"):
+        assert process.code == 0, process.err
+    return [load_file(together / f"{rank}.safetensors") for rank in (0, 1)]
 
 
 def case(answers: dict[str, Tensor], name: str, *, but: tuple[str, ...] = ()) -> dict[str, Tensor]:

@@ -7,16 +7,15 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
-from commands import TINY, artifacts
+from commands import artifacts
+from jobs import TASK, ended
 from torchrun import TORCHRUN, environment
 
-TASK = ("train", TINY, "--set", "train.steps=150", "--set", "train.save_every=10")
 PATIENCE = 150  # seconds
 
 
-def begin(out: Path, *options: str, lr: float = 2e-3, module: str = "reflow") -> subprocess.Popen[str]:
-    task = (*map(str, TASK), "--out", str(out), "--set", f"train.lr={lr}")
+def begin(out: Path, *options: str, module: str = "reflow") -> subprocess.Popen[str]:
+    task = (*map(str, TASK), "--out", str(out))
     command = [*TORCHRUN, *options, "-m", module, *task]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
 
@@ -51,13 +50,11 @@ def wait_for_a_newer_state(job: subprocess.Popen[str], out: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.timeout(480)  # eight processes start, for which loaded cores took longer than the usual limit
-def test_killed_and_interrupted_workers_end_in_the_model_of_undisturbed_ones(tmp_path: Path) -> None:
-    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
-    job = begin(calm)
-    said = end(job)
-    assert job.returncode == 0, said
-
+def test_killed_and_interrupted_workers_end_in_the_model_of_undisturbed_ones(
+    together: Path, tmp_path: Path
+) -> None:
+    calm, disturbed = together / "base", tmp_path / "disturbed"
+    assert [process.code for process in ended(together, "train")] == [0, 0]
     job = begin(disturbed, "--max-restarts", "3")
     wait_for_a_newer_state(job, disturbed)
     os.kill(random.choice(workers(job)), signal.SIGKILL)  # torchrun starts both anew
@@ -85,10 +82,10 @@ def test_no_process_leaves_before_the_state_is_written(tmp_path: Path) -> None:
     assert "the state is saved" in end(job)
 
 
-def test_a_refusal_is_told_by_the_process_that_refuses(chain: Path) -> None:
-    job = begin(chain / "base", lr=9.0)
-    said = end(job).splitlines()
-    assert job.returncode
+def test_a_refusal_is_told_by_the_process_that_refuses(together: Path) -> None:
+    processes = ended(together, "refuse")
+    assert all(process.code for process in processes)
+    said = [line for process in processes for line in process.err.splitlines()]
     assert [line for line in said if "made with other settings" in line and "lr is" in line]
     others = [line for line in said if line.startswith("reflow (rank 1): ")]
     assert others in ([], ["reflow (rank 1): lost another process; see that process's error above"])

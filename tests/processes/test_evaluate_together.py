@@ -4,29 +4,25 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from commands import Command
-from torchrun import launched
+from jobs import UNEVEN, ended
 
 from reflow.artifacts import read_header
 
-CHANGES = ("evaluate.samples=41", "evaluate.straightness_samples=3", "evaluate.batch=16")  # uneven shares
-CPU = torch.device("cpu")
-
 
 def test_two_processes_find_what_one_finds_and_the_first_one_says_it(
-    reflow: Command, labelled: Path, tmp_path: Path
+    reflow: Command, labelled: Path, together: Path, tmp_path: Path
 ) -> None:
-    changes = [word for change in CHANGES for word in ("--set", change)]
-    alone = reflow("evaluate", labelled, "--out", tmp_path / "1.json", *changes)
+    alone = reflow("evaluate", labelled, "--out", tmp_path / "1.json", *UNEVEN)
     assert alone.code == 0, alone.err
-    arguments = ("evaluate", labelled, "--out", tmp_path / "2.json", *changes, "--json")
-    answer = launched("--standalone", "-m", "reflow", *arguments)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout == (tmp_path / "2.json").read_text()  # once
-    assert answer.stderr.count("classifier:") == 1
-    assert len({line for line in answer.stderr.splitlines() if " 0 s left" in line}) == 1
-    one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
+    leader, other = ended(together, "evaluate")
+    assert (leader.code, other.code) == (0, 0), leader.err + other.err
+    out = together / "evaluation.json"
+    assert leader.out + other.out == out.read_text()  # once
+    said = leader.err + other.err
+    assert said.count("classifier:") == 1
+    assert len({line for line in said.splitlines() if " 0 s left" in line}) == 1
+    one, two = (json.loads(path.read_text()) for path in (tmp_path / "1.json", out))
     assert read_header(labelled / "model.safetensors").facts["classes"] == 10  # labels travel, too
     (first,), (second,) = one.pop("models"), two.pop("models")
     assert len(first["figures"]) == len(second["figures"]) == 3

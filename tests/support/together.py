@@ -1,10 +1,9 @@
 """What some processes compute together and one computes alone, for tests/processes/test_distributed.py.
 
-Under torchrun every process runs `main`, and the first one writes what came out.
+Under torchrun every process runs `main` and writes what came out.
 """
 
 import copy
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from reflow.couplings import Coupling, Independent
 from reflow.couplings.transport import Transported
-from reflow.distributed import ALONE, Shared, Vote, World, agree, gathered, joined, total
+from reflow.distributed import Shared, Vote, World, agree, gathered, joined, total
 from reflow.flow import Losses, Objective, Pair, VelocityField, per_sample, velocity_objective
 from reflow.models import build
 from reflow.objectives.distances import squared
@@ -186,8 +185,3 @@ def main(out: Path) -> None:
         for rank in range(world.size):
             if rank == world.rank:
                 save_file({k: v.contiguous() for k, v in answers.items()}, out / f"{rank}.safetensors")
-
-
-if __name__ == "__main__":
-    assert ALONE.size == 1
-    main(Path(sys.argv[1]))

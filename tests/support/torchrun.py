@@ -18,4 +18,4 @@ def environment() -> dict[str, str]:
 def launched(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a script or module in two processes."""
     command = [*TORCHRUN, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=400)
