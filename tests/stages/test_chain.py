@@ -29,7 +29,7 @@ def coloured_images(size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def as_folder(path: Path) -> Path:
-    images, labels = coloured_images(32)
+    images, labels = coloured_images(16)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         folder = path / "images" / f"class{label}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def as_folder(path: Path) -> Path:
 
 
 def as_zip(path: Path) -> Path:
-    images, labels = coloured_images(16)
+    images, labels = coloured_images(8)
     names = [f"00000/img{number:08d}.png" for number in range(len(images))]
     with zipfile.ZipFile(path / "images.zip", "w") as archive:
         for name, image in zip(names, images, strict=True):
@@ -59,11 +59,11 @@ def as_npz(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "event", "settings"),
     [
-        (as_folder, (3, 32, 32), ["data.labels=true", "data.flip=true", "model.attention=[16]"]),
-        (as_zip, (3, 16, 16), []),
+        (as_folder, (3, 16, 16), ["data.labels=true", "data.flip=true", "model.attention=[8]"]),
+        (as_zip, (3, 8, 8), []),
         (as_npz, (1, 8, 8), ["data.labels=true"]),
     ],
-    ids=["folder-rgb32-labels", "zip-rgb16", "npz-grey8-labels"],
+    ids=["folder-rgb16-labels", "zip-rgb8", "npz-grey8-labels"],
 )
 def test_chain_runs_on_images_of_the_users_own(
     reflow: Command,
@@ -227,7 +227,7 @@ def test_every_objective_distills_coloured_images_with_labels(
     command = ("distill", own / "base", "--pairs", own / "pairs", "--out", out)
     assert reflow(*command, "--set", f"distill.objective={objective}", *quick).code == 0
     student = load_model(out)
-    assert (student.event, student.classes) == ((3, 32, 32), CLASSES)
+    assert (student.event, student.classes) == ((3, 16, 16), CLASSES)
     samples = tmp_path / "samples.safetensors"
     assert reflow("sample", out, "--label", 2, "--count", 3, "--out", samples).code == 0
     drawn = load_file(samples)
@@ -243,7 +243,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--set",
         "data.labels=true",
         "--set",
-        "model.attention=[16]",
+        "model.attention=[8]",
         "--set",
         "train.label_dropout=0.1",
     )

@@ -1,9 +1,6 @@
 """Benchmarks: what is read off measured curves, and how turns are taken. The peers need .venv-bench."""
 
 import runpy
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ import pytest
 import torch
 from breakdown import REST, breakdown
 from ours import Setting, our_loop, our_work, unet
-from rounds import alternate, paid_back
+from rounds import paid_back
 from torch import nn
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -54,32 +51,6 @@ def test_ratios_are_ours_over_theirs() -> None:
     ours, peer = table(curves, "ours", nfe).splitlines()[2:]
     assert ours == "| ours | 14 | 17 | 20 | 28 |"
     assert peer == "| peer | 28 (0.50) | 34 (0.50) | 40 (0.50) | 57 (0.50) |"
-
-
-def asleep(seconds: float, path: Path, name: str) -> Callable[[], None]:
-    """Return work that takes so long and leaves its name."""
-
-    def sleep() -> None:
-        time.sleep(seconds)
-        with path.open("a") as file:
-            file.write(name)
-
-    return sleep
-
-
-def test_all_take_turns_and_twice_the_time_is_half_the_speed(tmp_path: Path) -> None:
-    order = tmp_path / "order"
-    lasting = {"a": 0.05, "b": 0.1}
-    timings = alternate({name: partial(asleep, lasting[name], order, name) for name in "ab"}, rounds=3)
-    assert order.read_text() == "ab" + "ab" + "ba" + "ab"  # the first piece does not count
-    assert timings["a"].faster_than(timings["b"]) == pytest.approx(2, rel=0.2)  # a sleep may be late
-    assert timings["b"].best == pytest.approx(0.1, rel=0.2)
-
-
-def test_processor_time_does_not_count_sleep(tmp_path: Path) -> None:
-    timing = alternate({"a": partial(asleep, 0.2, tmp_path / "order", "a")}, rounds=1, clock="cpu")["a"]
-    assert timing.median < 0.05
-    assert timing.first > 0.2
 
 
 def test_compilation_is_paid_back_when_its_savings_reach_its_cost() -> None:
