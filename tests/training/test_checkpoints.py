@@ -6,8 +6,9 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from commands import TINY, Command, artifacts
+from commands import TINY, Command, artifacts, run_all
 from sessions import steps_saved, steps_taken, train
+from shared import built
 
 from reflow.artifacts import read_header
 from reflow.errors import ReflowError
@@ -30,12 +31,16 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 
 
 @pytest.fixture
-def stopped(reflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stopped(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
     """Return a directory with the states of steps 10 and 20 of 30."""
-    with monkeypatch.context() as patch:
-        interrupt(patch, after=2)
-        assert reflow("train", TINY, "--out", tmp_path / "stopped").code
-    return tmp_path / "stopped"
+
+    def build(out: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt(patch, after=2)
+            with pytest.raises(AssertionError, match="train"):
+                run_all([("train", TINY, "--out", out)])
+
+    return Path(shutil.copytree(built(tmp_path_factory, "stopped", build), tmp_path / "stopped"))
 
 
 def step_of(path: Path) -> int:
