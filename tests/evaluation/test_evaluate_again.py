@@ -8,8 +8,8 @@ import pytest
 from commands import Command, one_line, run_all
 
 from reflow.evaluation import sweep as module
-from reflow.evaluation.resume import Finished
-from reflow.evaluation.samplers import Crew
+from reflow.evaluation.resume import PartialResults
+from reflow.evaluation.samplers import Samplers
 
 PLANE = ("train.steps=2", "model.width=8", "data.points=200", "couple.tolerance=0.1")
 QUICK = ("samples=20", "projections=5", "straightness_samples=2", "straightness_tolerance=0.1")
@@ -35,17 +35,17 @@ def anew(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     notes: list[str] = []
 
     def note(name: str) -> None:
-        real = getattr(Crew, name)
+        real = getattr(Samplers, name)
 
-        def noted(crew: Crew, *arguments: Any) -> Any:
+        def noted(samplers: Samplers, *arguments: Any) -> Any:
             notes.append(name)
-            return real(crew, *arguments)
+            return real(samplers, *arguments)
 
-        monkeypatch.setattr(Crew, name, noted)
+        monkeypatch.setattr(Samplers, name, noted)
 
     for name in ("samples", "flow", "likelihood"):
         note(name)
-    monkeypatch.setattr(Finished, "clear", lambda _: None)
+    monkeypatch.setattr(PartialResults, "clear", lambda _: None)
     return notes
 
 

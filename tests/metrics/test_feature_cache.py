@@ -16,10 +16,10 @@ from torch import Tensor
 
 from reflow.artifacts import file_digest
 from reflow.data import DataSet, open_data, split
-from reflow.evaluation.reference import Yardstick, yardstick
-from reflow.evaluation.resume import Finished
+from reflow.evaluation.reference import Reference, reference_of
+from reflow.evaluation.resume import PartialResults
 from reflow.metrics.features import classifier as classifier_module
-from reflow.metrics.features.cache import Kept, kept
+from reflow.metrics.features.cache import Cached, cached
 from reflow.metrics.features.extractor import UNPREPARED, Preparation
 from reflow.recipes.read import parse_recipe, read_recipe
 
@@ -30,14 +30,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "evaluate"
 
 
-def measure(extractor: Any = None, held_out: float = 0.2, **settings: Any) -> Yardstick:
+def measure(extractor: Any = None, held_out: float = 0.2, **settings: Any) -> Reference:
     content = read_recipe(str(TINY)).model_dump(mode="json")
     content["data"]["labels"] = True
     content["evaluate"] |= {"classifier_steps": 3} | settings
     recipe = parse_recipe(content)
     data = open_data(recipe.data, 0)
     how = {"data": data.digest(), "seed": 0, "held_out": held_out}
-    return yardstick(recipe, *split(data, held_out, 0), how, extractor)
+    return reference_of(recipe, *split(data, held_out, 0), how, extractor)
 
 
 def test_a_classifier_is_trained_once_for_data_split_and_settings(
@@ -92,11 +92,11 @@ def test_kept_features_are_those_of_the_data_and_network_that_their_header_names
 
 def kept_of(parent: str, value: float) -> float:
     """Return the one number that is kept of a parent; a new one becomes `value`."""
-    found = kept(
+    found = cached(
         "features",
         parents={"data": parent},
         settings={},
-        make=lambda: Kept({"features": torch.tensor(value)}, {}),
+        make=lambda: Cached({"features": torch.tensor(value)}, {}),
     )
     return float(found.tensors["features"])
 
@@ -178,7 +178,7 @@ def test_features_of_held_out_data_are_computed_once_for_data_and_network() -> N
 def test_evaluate_compares_the_features_of_a_file_and_tells_which(
     reflow: Command, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Finished, "clear", lambda _: None)
+    monkeypatch.setattr(PartialResults, "clear", lambda _: None)
     path = scripted(tmp_path / "pooled.pt", Pooled())
     out = tmp_path / "e.json"
     command = ("evaluate", labelled, "--nfe", 1, "--features", path, "--out", out)

@@ -27,7 +27,7 @@ def test_peers_leave_models_of_ours_and_their_figures(tmp_path: Path) -> None:
     assert all(row["1"][3] > 0 for row in rows.values())
     assert rows[names[1], "distill"]["seconds"][3] >= 0.7
     student = load_model(tmp_path / "seed-3" / f"peer-{names[1]}" / "distill")
-    assert (student.student_steps, student.recipe["seed"]) == (1, 3)
+    assert (student.student_steps, student.recipe.seed) == (1, 3)
 
 
 @pytest.mark.skipif(not find_spec("torchcfm"), reason="the peers are in .venv-bench")

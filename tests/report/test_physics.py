@@ -39,7 +39,7 @@ def test_the_section_tells_the_closed_forms_of_a_gaussian_flow() -> None:
     assert bent == pytest.approx(STD * (2 - math.pi / 2), rel=0.25)
     # 4,000 points of the data, some hundreds of them near enough to the point to count.
     mean = told(r"over all data, \((\S+), (\S+)\)", page)
-    assert mean == pytest.approx(told(r"<b>base</b> has learnt \((\S+), (\S+)\)", page), abs=0.1)
+    assert mean == pytest.approx(told(r"<b>base</b> has learned \((\S+), (\S+)\)", page), abs=0.1)
     # One step of the base leads to the mean of the data.
     ends = re.findall(r'physics-small" d="M(\d+) (\d+)h0', page)
     reach = 1.2 * float(DATA.abs().max())

@@ -8,9 +8,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from networks import model_of
 from PIL import Image
 
-from reflow.artifacts import Header
+from reflow.artifacts.facts import ModelFacts
 from reflow.models import Model, build
 from reflow.recipes.recipe import MlpSettings
 from reflow.report.plane.section import physics_section
@@ -24,10 +25,9 @@ def model(
     event: tuple[int, ...] = (2,),
     stage: str = "train",
 ) -> Model:
-    facts = {"event": list(event), "classes": classes, "student_steps": steps}
-    header = Header("model", "distill" if steps else stage, 1, {"seed": 0}, {}, facts)
     net = build(MlpSettings(kind="mlp", width=8, blocks=1), (2,), classes)
-    return Model(net, header, "0" * 64).eval().requires_grad_(False)
+    facts = ModelFacts(event, classes, steps)
+    return model_of(net, facts, "distill" if steps else stage).eval().requires_grad_(False)
 
 
 DATA = MEAN + STD * torch.randn(4000, 2, generator=torch.Generator().manual_seed(5))

@@ -1,4 +1,4 @@
-"""Trackers are told every step, a resumed run stays the same run, no failure reaches the training."""
+"""Trackers are told every step, a resumed run stays the same run, no failure reaches the training run."""
 
 import importlib.util
 import io
