@@ -9,10 +9,11 @@ from types import FrameType
 from typing import NoReturn
 
 from reflow.cli.app import app
-from reflow.cli.usage import completing, wrong_usage
+from reflow.cli.usage import wrong_usage
 from reflow.errors import Interrupted, ReflowError, UsageError
 
 DEBUG = "--debug"
+COMPLETING = "_REFLOW_COMPLETE"  # set by a shell that asks for completions
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != DEBUG]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    if completing():
+    if COMPLETING in os.environ:
         _complete()
     if not sys.argv[1:]:
         sys.argv.append("--help")

@@ -1,12 +1,9 @@
-"""How a command shows its usage, and how completion stays quiet."""
+"""How a command shows its usage, and what was wrong with that of a user."""
 
-import os
 import re
 from typing import Any
 
 import typer.core
-
-COMPLETING = "_REFLOW_COMPLETE"  # set by a shell that asks for completions
 
 
 class Command(typer.core.TyperCommand):
@@ -26,8 +23,3 @@ def wrong_usage(error: Exception) -> tuple[str, int] | None:
     context = getattr(error, "ctx", None)
     command = "reflow" if context is None else context.command_path
     return f"{said[:1].lower()}{said[1:]}; see {command} --help", int(getattr(error, "exit_code", 2))
-
-
-def completing() -> bool:
-    """Return whether a shell asks for completions, and not a person for a command."""
-    return COMPLETING in os.environ
