@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -67,14 +67,15 @@ class Meter:
         )
 
 
-def aligned(rows: list[list[str]], left: Iterable[int]) -> list[str]:
-    """Return rows as lines in columns; those of the numbers `left` begin at the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    flush = set(left)
+def aligned(rows: Iterable[Sequence[object]], left: Iterable[int] | None = None) -> list[str]:
+    """Return rows as lines in columns; those of the numbers `left` (default: all) are flush left."""
+    words = [[str(word) for word in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*words, strict=True)]
+    flush = set(range(len(widths)) if left is None else left)
     return [
         "  ".join(
-            f"{cell:<{width}}" if column in flush else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{word:<{width}}" if column in flush else f"{word:>{width}}"
+            for column, (word, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in rows
+        for row in words
     ]

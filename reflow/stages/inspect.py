@@ -1,7 +1,7 @@
 """inspect: what an artifact, a stage's directory, a run or a recipe says, and whether it is sound."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from reflow.inputs import open_pairs_watched
 from reflow.recipes.read import Overrides, built_in_recipes, read_recipe, settings_table
 from reflow.recipes.recipe import Recipe
 from reflow.report.run import open_run
+from reflow.terminal import aligned
 
 SCHEMA = 1  # of the JSON
 CPU_RATE = 0.1  # TFLOP/s: what two cores sustained in training on the digits (README.md)
@@ -145,7 +146,7 @@ def _recipe(recipe: Recipe, given: float | None, *, as_json: bool) -> str:
             f"\n(no --rate: {CPU_RATE:g} TFLOP/s, as two CPU cores on the digits, for recipes in float32; "
             f"{GPU_RATE:g},\na sixth of the peak of an A100, for the others)"
         )
-    return f"{estimate}\n\n{aligned(settings_table(recipe))}"
+    return f"{estimate}\n\n{_columns(settings_table(recipe))}"
 
 
 def _usual_rate(recipe: Recipe) -> float:
@@ -178,8 +179,8 @@ def cost_text(cost: Cost, rate: float) -> str:
     ]
     rows.append(("in all", "", *_spent(cost, cost.evaluations, rate)))
     return (
-        f"{aligned(facts)}\n\n{aligned(rows)}\n"
-        "(a training example costs three evaluations, four with recompute, six with a student that follows "
+        f"{_columns(facts)}\n\n{_columns(rows)}\n"
+        "(a training example costs three evaluations, four with recompute, six with a student that follows"
         "\nits teacher; the rate, --rate, is what the hardware sustains: assumed, not measured)"
     )
 
@@ -206,11 +207,8 @@ def cost_entry(cost: Cost, rate: float) -> dict[str, Any]:
     } | spent(cost.evaluations)
 
 
-def aligned(rows: Iterable[tuple[object, ...]]) -> str:
-    """Return rows of one length with the columns below each other."""
-    words = [[str(word) for word in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*words, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in words)
+def _columns(rows: Iterable[Sequence[object]]) -> str:
+    return "\n".join(aligned(rows))
 
 
 def _spent(cost: Cost, evaluations: int, rate: float) -> tuple[str, str, str]:
