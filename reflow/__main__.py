@@ -12,7 +12,7 @@ from reflow.cli.app import app
 from reflow.cli.usage import wrong_usage
 from reflow.errors import Interrupted, ReflowError, UsageError
 
-DEBUG = "--debug"
+NAME, DEBUG = "reflow", "--debug"
 COMPLETING = "_REFLOW_COMPLETE"  # set by a shell that asks for completions
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     if not sys.argv[1:]:
         sys.argv.append("--help")
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name=NAME, standalone_mode=False))
     except Interrupted as stop:
         if not _rank():  # the others say the same
             _say(f"{stop}. Resume with: {_resume_command()}")
@@ -52,7 +52,7 @@ def main() -> None:
 def _complete() -> NoReturn:
     """Answer a shell that asks for completions; whatever goes wrong, it is not told."""
     with contextlib.suppress(Exception, SystemExit):
-        app()
+        app(prog_name=NAME)
     sys.exit(0)
 
 
