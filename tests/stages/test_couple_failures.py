@@ -177,7 +177,7 @@ def test_a_velocity_that_is_no_number_names_the_pair_and_the_time(
     out = tmp_path / "x"
     line = one_line(reflow(*command(chain, out)))
     assert "the velocity of sample 37 is not finite at t = 0.5" in line
-    assert visible(out) == {"plan.json", SHARDS[0]}  # pairs 0 to 31 had arrived
+    assert visible(out) == {"plan.json", SHARDS[0]}  # pairs 0 to 23 had arrived
     poison[0] = False
     assert reflow(*command(chain, out)).code == 0
     assert artifacts(out) == artifacts(tmp_path / "calm")
@@ -197,7 +197,7 @@ def test_a_signal_keeps_the_complete_shards_and_names_the_command(
     def forward(model: Model, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         nonlocal calls
         calls += 1
-        if calls == 20:  # in the third batch of 16, each of 8 calls
+        if calls == 20:  # in the third batch of 24, each of 8 calls
             while not (tmp_path / SHARDS[0]).exists():
                 time.sleep(0.01)
             os.kill(os.getpid(), number)
