@@ -192,5 +192,5 @@ def test_settings_that_could_do_nothing_are_refused(
     reflow: Command, tmp_path: Path, change: str, message: str
 ) -> None:
     answer = reflow("train", TINY, "--out", tmp_path / "base", "--set", change)
-    assert message in one_line(answer)
+    assert message in one_line(answer, code=2)
     assert not (tmp_path / "base").exists()

@@ -90,7 +90,7 @@ def test_progress_goes_on_from_what_was_finished(
     anew.clear()
     answer = reflow(*command, "1,2")
     assert anew == ["samples"]
-    assert "evaluate: 3 of 4 parts were finished before; going on" in answer.err
+    assert "evaluate: 3 of 4 parts are finished already; resuming" in answer.err
     last = [line for line in answer.err.splitlines() if line.startswith("evaluate: ")][-1]
     assert re.match(r"evaluate: (\d+)/\1 network evaluations", last)
 
@@ -103,7 +103,7 @@ def test_progress_goes_on_from_what_was_finished(
         (("--nfe", "1.5"), 2, "--nfe 1.5: write whole numbers"),
         (("--nfe", ""), 2, "--nfe : write whole numbers"),
         (("--nfe", "1,3", "--solver", "heun"), 1, "a multiple of 2 network evaluations, not 1; give such"),
-        (("--solver", "dopri5"), 2, "--solver dopri5: unknown; choose from euler, midpoint, heun"),
+        (("--solver", "dopri5"), 2, "'--solver': 'dopri5' is not one of 'euler', 'midpoint', 'heun'"),
         (
             ("--tolerance", "-1"),
             2,
@@ -120,7 +120,7 @@ def test_progress_goes_on_from_what_was_finished(
         (("--features", "x.txt"), 1, "--features x.txt is of no known kind; give a TorchScript file (.pt)"),
         (
             ("--set", "evaluate.samples=1"),
-            1,
+            2,
             "evaluate.samples = 1: input should be greater than or equal to 2",
         ),
     ],

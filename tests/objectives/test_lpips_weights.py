@@ -81,7 +81,7 @@ def test_a_torchvision_of_another_torch_is_told(tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         ReflowError,
-        match=r"RuntimeError: operator torchvision::nms does not exist\); install 'reflow\[perceptual",
+        match=r"RuntimeError: operator torchvision::nms does not exist\); reinstall 'reflow\[perceptual",
     ):
         loaded(tmp_path / "vgg16.pth")
 

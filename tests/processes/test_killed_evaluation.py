@@ -52,7 +52,7 @@ def test_killed_anywhere_it_ends_with_the_bytes_of_an_undisturbed_one(
     assert ["e.json" in names for _, names in killed] == [False] * 7 + [True]
     job = forks.start(*command, out)
     assert job.wait() == 0, job.said()
-    assert "parts were finished before; going on" in job.said()
+    assert "parts are finished already; resuming" in job.said()
     assert told(out) == (0, ["e.json", "e.times.json"])  # and nothing that a killed one was writing
     first = reflow(*command, calm)
     assert first.code == 0, first.err

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from reflow.artifacts import Header
+from reflow.artifacts.facts import ModelFacts
+from reflow.recipes.read import read_recipe
 from reflow.report.lineage import ancestry
 from reflow.report.numbers import tell, tell_error, tell_zeros
 from reflow.report.run import Entry, Run
@@ -16,6 +18,7 @@ from reflow.report.tables import curves
 NOISE = {"sliced_wasserstein": 0.006}
 FLOOR = {"sliced_wasserstein": 0.03, "recall": 0.9, "spread": 1.0}
 NEAR = {"median": 0.2, "fifth_percentile": 0.1}
+RECIPE = read_recipe("gaussians").model_dump(mode="json")
 
 
 def figures(nfe: int, distance: float, **others: Any) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def run_of(*, recall: float = 0.9, spread: float = 1.0, near: float = 0.2, after
     entries = [
         Entry(
             Path(name),
-            Header("model", stage, 1, {"name": "r", "seed": 0}, {}, {"student_steps": steps}),
+            Header("model", stage, 1, RECIPE, {}, ModelFacts((2,), None, steps).to_json()),
             name,
             1,
             [],

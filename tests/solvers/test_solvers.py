@@ -11,6 +11,7 @@ from torch import Tensor
 from reflow.errors import ReflowError
 from reflow.flow import VelocityField
 from reflow.recipes import choices
+from reflow.recipes.recipe import EvaluateSettings
 from reflow.solvers import integrate, trajectory
 from reflow.solvers.fixed_grid import METHODS
 from reflow.solvers.grids import GRIDS
@@ -36,7 +37,7 @@ def test_the_recipe_knows_exactly_the_solvers_and_grids_there_are() -> None:
     assert set(choices.TOLERANT_SOLVERS) == {*PER_SAMPLE, "adams"}
     assert set(get_args(choices.SolverName)) == {*METHODS, *PER_SAMPLE, "adams"}
     assert set(get_args(choices.GridName)) == {*GRIDS, "calibrated"}
-    assert set(get_args(choices.EvaluateSettings.model_fields["solver"].annotation)) == set(METHODS)
+    assert set(get_args(EvaluateSettings.model_fields["solver"].annotation)) == set(METHODS)
 
 
 def test_without_a_name_steps_are_heuns_and_a_tolerance_is_for_adams_of_order_four() -> None:

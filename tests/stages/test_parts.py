@@ -106,7 +106,7 @@ def test_without_working_locks_the_first_shard_stays_and_the_index_is_true(
     first.write(1, theirs[1], spent(torch.tensor([5, 5, 5])))
     assert first.path(0).read_bytes() == there
     facts = (first if knows else second).close({})
-    assert facts["nfe_histogram"] == {"5": 3, "6": 3}  # of the files, not of what was refused
+    assert facts.nfe_histogram == {"5": 3, "6": 3}  # of the files, not of what was refused
     for entry in read_index(tmp_path / "pairs.json")[1]:
         assert entry["sha256"] == file_digest(tmp_path / entry["file"])
     store = open_pairs(tmp_path)
@@ -118,9 +118,9 @@ def test_an_index_is_written_once(tmp_path: Path) -> None:
     first, second = (ShardSet(tmp_path, HEADER, 6, 3) for _ in range(2))
     for shard, pair in enumerate(threes(0)):
         first.write(shard, pair, spent(torch.tensor([4, 4, 4])))
-    first.close({"who": 1})
+    first.close({"plan": {"who": 1}})
     before = (tmp_path / "pairs.json").stat()
-    assert second.close({"who": 2})["count"] == 6
+    assert second.close({"plan": {"who": 2}}).count == 6
     after = (tmp_path / "pairs.json").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # reading moves others
 

@@ -37,7 +37,7 @@ def test_a_line_of_the_log_that_could_not_be_written_comes_with_the_next(
 
     monkeypatch.setattr(log, "os", SimpleNamespace(fsync=unlucky, fstat=os.fstat))
     said = train(reflow, tmp_path / "base")
-    assert said.count("log.jsonl cannot be written: No space left on device. Training goes on") == 2
+    assert said.count("log.jsonl cannot be written: No space left on device. Training continues") == 2
     assert logged(tmp_path / "base") == [10, 20, 30]
     assert artifacts(tmp_path / "base") == artifacts(chain / "base")
 
