@@ -1,7 +1,13 @@
-"""Counter-based noise: draw i depends on (seed, stream, i) alone.
+"""Randomness: noise by number, and the random numbers of a training step.
 
-It is the same whatever the batch size, the order, the number of processes or restarts. Streams keep
-apart what must not share noise: a student is never evaluated on the noise that its pairs hold.
+Noise is counter-based: draw i depends on (seed, stream, i) alone, whatever the batch size, the order, the
+number of processes or restarts. Streams keep apart what must not share noise: a student is never evaluated
+on the noise that its pairs hold.
+
+A batch of training may be divided among processes and into micro-batches. Whoever works on some of its rows
+draws every number for the whole batch, from generators seeded by (seed, stream, step), and keeps those of
+its rows. So the batch is the same in one process and in many, and nothing random needs to be saved. Drawing
+costs little beside a network; what is read from disk is read for the own rows only.
 """
 
 import hashlib

@@ -18,7 +18,7 @@ def say(message: str) -> None:
 
 
 class Meter:
-    """A counter from 0 to total; `update` shows it with a few figures."""
+    """A counter from 0 to total: a bar on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self, title: str, total: int, unit: str, *, done: int = 0) -> None:
         self.title, self.total, self.unit = title, total, unit

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, the place of an output, and locks."""
+"""Files: written whole or not at all, their place made ready before the work, and locks."""
 
 import contextlib
 import errno

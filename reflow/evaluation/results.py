@@ -1,4 +1,4 @@
-"""An evaluation as it is written and as it is printed."""
+"""An evaluation: as it is written, read again and printed."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -3,7 +3,7 @@
 Rows are per sample, so that processes can share the samples and put their rows together; figures are
 means over them. All are per dimension and for one model's own trajectories.
 
-Shapes: x0, x1 (B, *event); straightness (B, M) at the midpoints of `metrics.straightness`; curvature,
+Shapes: x0, x1 (B, *event); straightness (B, M) at the midpoints of `metrics.trajectories`; curvature,
 crossing, nfe (B,); divergence (B, M, K) for K probes, or K = 1 for the exact trace; label (B,), zeros
 where the model has no classes.
 """
@@ -87,19 +87,20 @@ def flow_rows(
     times = midpoints(x0)
     states, solution = trajectory(field, x0, times, tolerance=tolerance, label=label)
     pair = Pair(x0, solution.x1, label)
-    straight, bent, divergences = [], [], []
+    straight, accelerations, divergences = [], [], []
     for time, state in zip(times, states, strict=True):
         t = time.expand(len(x0))
         velocity, divergence = velocity_and_divergence(field, state, t, label, probes)
         straight.append(squared(pair.x1 - x0, velocity))
-        bent.append(acceleration(field, state, t, velocity, label).square().flatten(1).mean(1))
+        change = acceleration(field, state, t, velocity, label)
+        accelerations.append(change.square().flatten(1).mean(1))
         divergences.append(divergence / x0[0].numel())
     return FlowRows(
         x0,
         pair.x1,
         torch.zeros_like(solution.nfe) if label is None else label,
         torch.stack(straight, 1),
-        torch.stack(bent).mean(0),
+        torch.stack(accelerations).mean(0),
         torch.stack(divergences, 1),
         crossing(field, pair),
         solution.nfe * evaluations_per_call(field),

@@ -1,4 +1,9 @@
-"""Standard errors: of a mean over samples, and of a figure of a set of samples by halves of it."""
+"""Standard errors: of a figure of a set of samples, by random halves of it, and of a mean over samples.
+
+Random halves, drawn without repetition, differ as whole sets of samples would: the variance of a mean of
+n / 2 out of n is s^2 / n, that of the mean of all n. What is held fixed adds nothing: held-out data, and
+the classes of samples that are drawn with labels.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +68,10 @@ class Estimate:
 
 
 def estimate(values: Tensor) -> Estimate:
-    """Return the mean over samples and probes; one sample has no error that could be told."""
+    """Return the mean of values (N, K), a row per sample and a column per probe, or (N,).
+
+    One sample has no error that could be told.
+    """
     table = values.double().reshape(len(values), -1)
     each, (n, k) = table.mean(1), table.shape
     error = float(each.std() / n**0.5) if n > 1 else None

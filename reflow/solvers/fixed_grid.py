@@ -6,8 +6,13 @@ the new x from `update` (weights of x, of the new velocity and of the history), 
 `store` (weights of x and of the new velocity). Runge-Kutta and linear multistep methods alike are
 such tables, so one loop runs them all, and every sample can stand at another row.
 
+With several tables, one finer than the other, a sample whose own error estimate is larger than a limit
+at the end of one table starts again on the next. The estimate is the root of the sum over steps of the
+mean square difference between predictor and corrector.
+
 Shapes: R rows, K values of history; predict (R, 1 + K), update (R, 2 + K), store (R, 2), t (R,),
-all float64.
+all float64. Of samples under way: x, x0 (B, *event), row, error_estimate (B,), history (B, K, D) with D
+the elements of the event.
 """
 
 import math
@@ -165,7 +170,10 @@ METHODS: dict[str, RowBuilder] = {
 
 
 class State(NamedTuple):
-    """Samples under way: x, where they began, the row they stand at, their estimate, what they remember."""
+    """Samples under way: x, where they began, the row they stand at, what they remember.
+
+    error_estimate: the sum over steps so far, whose root the limit is for.
+    """
 
     x: Tensor
     x0: Tensor

@@ -1,4 +1,14 @@
-"""Averages of the weights: exponential by half-life, and power functions from which widths are rebuilt."""
+"""Averages of the weights: exponential by half-life, and power functions from which widths are rebuilt.
+
+The half-life of the exponential average ramps up with the steps done, so that early averages forget the
+initial weights (the rule of Karras et al. 2022, arXiv:2206.00364, there counted in images).
+
+In a power-function average after n steps the weights of step k count in proportion to k^gamma. Relative to
+the length of the training run it is as wide at the end as at any earlier step; its *width* is the standard
+deviation of the profile as a share of the steps done. Averages of a few widths, stored now and then, span
+averages of other widths, so that the width is chosen after training. Karras et al. 2024
+(arXiv:2312.02696).
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
