@@ -92,9 +92,9 @@ class Uncertainty:
         sums, counts = total(self._sums(losses, good), world)
         seen = counts.sum()
         begins = (self.masses.sum() == 0) & (seen > 0)
-        kept = 0.5 ** (good.to(counts.dtype) / HALFLIFE)
+        decay = 0.5 ** (good.to(counts.dtype) / HALFLIFE)
         means = torch.where(begins, sums.sum() / seen, self.means)
-        masses = torch.where(begins, FIRST, self.masses) * kept + counts
+        masses = torch.where(begins, FIRST, self.masses) * decay + counts
         self.means = means + (sums - counts * means) / masses.clamp(min=1)  # 1 only where nothing is added
         self.masses = masses
 

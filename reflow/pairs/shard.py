@@ -79,13 +79,13 @@ def check(shard: ShardLayout, digest: str, *, drawn: bool) -> None:
     `drawn` says that the noise was drawn; that of inverted data need not be standard normal.
     """
     path, sha, position = shard.path, hashlib.sha256(), 0
-    tallies = {name: _Moments(slot.dtype, moments=name == "noise") for name, slot in shard.slots.items()}
+    moments = {name: _Moments(slot.dtype, moments=name == "noise") for name, slot in shard.slots.items()}
     try:
         for chunk in _chunks(path, shard.start):
             sha.update(chunk.data)
             for name, slot in shard.slots.items():
                 inside = chunk[max(slot.begin - position, 0) : max(slot.end - position, 0)]
-                tallies[name].add(inside)
+                moments[name].add(inside)
             position += len(chunk)
     except OSError as error:
         raise ReflowError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -93,10 +93,10 @@ def check(shard: ShardLayout, digest: str, *, drawn: bool) -> None:
         raise damaged(path, "its contents do not match the index")
     if position < max(slot.end for slot in shard.slots.values()):
         raise damaged(path, "it is cut short")
-    for name, tally in tallies.items():
-        if not tally.finite:
+    for name, seen in moments.items():
+        if not seen.finite:
             raise damaged(path, f"its {name} holds NaN or infinity")
-    (low, high), noise = NOISE_STD, tallies["noise"]
+    (low, high), noise = NOISE_STD, moments["noise"]
     if drawn and noise.count > 10_000 and not low < noise.std() < high:
         raise damaged(path, "its noise is not standard normal (are noise and image swapped?)")
 

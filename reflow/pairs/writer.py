@@ -1,7 +1,8 @@
 """A set of pairs being made: which shards there are, which are complete, and the index that closes it.
 
 Several processes may fill one set: a shard is put under its name once, whoever comes first, and the
-index is written by the process that finds all shards there.
+index is written by the process that finds all shards there. Pairs come in any order. Only open shards take
+memory; a full one is written in a thread beside the solving, at most one shard behind it.
 """
 
 from collections import Counter
@@ -78,7 +79,7 @@ class ShardSet:
         return True
 
     def _enter(self, shard: int, found: Header, digest: str) -> None:
-        """Note a shard that stands, with what its own header says."""
+        """Note a shard that is on disk, with what its own header says."""
         own = {key: value for key, value in found.facts.items() if key not in self.header.facts}
         self.entries[shard] = {"file": self.path(shard).name, "sha256": digest, **own}
 
@@ -118,15 +119,15 @@ class ShardSet:
                 self.check(shard)
             entries = [dict(self.entries[shard]) for shard in range(len(self))]
             totals = _totals(entries)
-            kept = [entry for entry in entries if entry["count"]]
-            if not kept:
+            filled = [entry for entry in entries if entry["count"]]
+            if not filled:
                 raise ReflowError(
                     f"{self.out}: every pair fell outside the gates; "
                     "widen couple.noise_gate or couple.round_trip_gate"
                 )
             facts = replace(pair_facts(self.header.facts), **found, **totals)
             lineage = self.header.parents | dict(parents or {})
-            write_index(self.out, replace(self.header, facts=facts.to_json(), parents=lineage), kept)
+            write_index(self.out, replace(self.header, facts=facts.to_json(), parents=lineage), filled)
             return facts
 
 

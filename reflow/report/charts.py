@@ -143,11 +143,11 @@ def _steps(low: float, high: float) -> list[float]:
 
 
 def _apart(values: Sequence[float], scale: _Scale, least: float) -> list[float]:
-    kept: list[float] = []
+    chosen: list[float] = []
     for value in reversed(values):
-        if not kept or abs(scale(value) - scale(kept[-1])) >= least:
-            kept.append(value)
-    return kept[::-1]
+        if not chosen or abs(scale(value) - scale(chosen[-1])) >= least:
+            chosen.append(value)
+    return chosen[::-1]
 
 
 def _frame(across: _Scale, up: _Scale, tell: Callable[[float], str]) -> list[Markup]:

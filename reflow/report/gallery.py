@@ -78,8 +78,8 @@ class Gallery:
 
     @property
     def last(self) -> int:
-        """Number of the first student's shelf or, without one, of the last model's."""
-        students = [n for n, shelf in enumerate(self.shelves) if shelf.stage == STAGES["distill"]]
+        """Index of the first student or, without one, of the last model."""
+        students = [n for n, model in enumerate(self.shelves) if model.stage == STAGES["distill"]]
         return students[0] if students else len(self.shelves) - 1
 
 

@@ -77,7 +77,7 @@ def _measured(pilot: Pilot, settings: SolverSettings) -> MeasuredPlan:
 
 
 def agreed_plan(out: Path, header: Header, find: Callable[[], MeasuredPlan]) -> MeasuredPlan:
-    """Return the survey kept in `out`, or find it and keep it.
+    """Return the plan stored in `out`, or find it and store it.
 
     Raises ReflowError when the one there is damaged or was found for other settings.
     """
@@ -85,23 +85,23 @@ def agreed_plan(out: Path, header: Header, find: Callable[[], MeasuredPlan]) -> 
     with held(out / LOCK):
         if not path.exists():
             found = find()
-            kept = replace(header, facts=header.facts | found.facts())
-            write_atomically(path, (kept.to_json(payload=_digest(kept)) + "\n").encode())
+            stored = replace(header, facts=header.facts | found.facts())
+            write_atomically(path, (stored.to_json(payload=_digest(stored)) + "\n").encode())
         return _read(path, header)
 
 
 def _read(path: Path, header: Header) -> MeasuredPlan:
     try:
         content = json.loads(path.read_bytes())
-        kept = parse_header(content, path)
-        require_same(path, kept, header)
-        if content.get("payload") != _digest(kept):
+        stored = parse_header(content, path)
+        require_same(path, stored, header)
+        if content.get("payload") != _digest(stored):
             raise _damaged(path, "its contents do not match its digest")
-        plan = dict(kept.facts["plan"])
+        plan = dict(stored.facts["plan"])
         for key in ("nodes", "finer"):
             if key in plan:
                 plan[key] = _tuples(plan[key])
-        return MeasuredPlan(Plan(**plan), Accuracy(**kept.facts["pilot"]))
+        return MeasuredPlan(Plan(**plan), Accuracy(**stored.facts["pilot"]))
     except ReflowError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -112,8 +112,8 @@ def _damaged(path: Path, what: str) -> ReflowError:
     return ReflowError(f"{path} is damaged: {what}; delete it, then run the same command again")
 
 
-def _digest(kept: Header) -> str:
-    return hashlib.sha256(kept.to_json().encode()).hexdigest()
+def _digest(stored: Header) -> str:
+    return hashlib.sha256(stored.to_json().encode()).hexdigest()
 
 
 def _tuples(values: Any) -> Any:

@@ -1,4 +1,7 @@
-"""log.jsonl: one JSON object per logging interval, cut back to the step that a run resumes from."""
+"""Who is told of a training run: log.jsonl, the terminal and, where asked for, experiment trackers.
+
+log.jsonl has one JSON object per logging interval, and is cut back to the step that a run resumes from.
+"""
 
 import contextlib
 import json
@@ -29,16 +32,16 @@ class Log:
     def __init__(self, path: Path, step: int) -> None:
         self.path, self.step, self.spent = path, step, 0.0
         self.begin = self.last = time.monotonic()
-        kept: list[str] = []
+        earlier: list[str] = []
         self.waiting: list[str] = []
         if path.exists() and step:
             for line in path.read_text("utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     entry = json.loads(line)
                     if entry["step"] <= step:
-                        kept.append(line + "\n")
+                        earlier.append(line + "\n")
                         self.spent = float(entry["seconds"])
-        whole = "".join(kept).encode()
+        whole = "".join(earlier).encode()
         write_atomically(path, whole)
         self.size = len(whole)
 
@@ -47,7 +50,7 @@ class Log:
         return self.spent + time.monotonic() - self.begin
 
     def line(self, fit: Fit, figures: Means, validation: Mapping[str, float]) -> dict[str, Any]:
-        """Return a line about the steps since the last one."""
+        """Return a line about the steps since the last line."""
         now, settings = time.monotonic(), fit.settings
         rate = (fit.step - self.step) / max(now - self.last, 1e-9)  # steps per second
         entry = {
