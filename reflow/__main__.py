@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _complete() -> NoReturn:
-    """Answer a shell that asks for completions; whatever goes wrong, it is not told."""
+    """Answer a shell that asks for completions; errors stay silent, as it would show them as answers."""
     with contextlib.suppress(Exception, SystemExit):
         app(prog_name=NAME)
     sys.exit(0)

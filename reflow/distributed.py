@@ -212,7 +212,7 @@ class Part:
 def part_of(text: str | None) -> Part | None:
     """Return the part that `--part I/N` or torchrun assigns to this process, or None for all of it.
 
-    Raises UsageError when the text is no part, or both are given.
+    Raises UsageError when the text is not a part, or both are given.
     """
     here = world()
     if text is None:

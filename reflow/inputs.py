@@ -115,7 +115,7 @@ def already_complete(out: Path, header: Header) -> bool:
 
 @contextlib.contextmanager
 def _patient() -> Iterator[Callable[[str, int, int, str], None]]:
-    """Yield what takes (what, done, total, unit) and shows a meter once PATIENCE_SECONDS have gone."""
+    """Yield what takes (what, done, total, unit) and shows a meter once PATIENCE_SECONDS have passed."""
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         meters: dict[str, Meter] = {}

@@ -1,7 +1,7 @@
 """Facts: what a header says of its artifact beside the recipe, as frozen values with one JSON.
 
-JSON holds no key whose value is None, False or empty, except `classes` and `student_steps`, which format 1
-has always written. Keys of other versions are passed over.
+JSON holds no key whose value is None, False or an empty tuple, except `classes` and `student_steps`, which
+format 1 has always written. Keys of other versions are passed over.
 """
 
 from collections.abc import Mapping

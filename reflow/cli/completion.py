@@ -1,4 +1,4 @@
-"""What a shell offers to complete: recipes, devices and settings. Nothing here imports torch."""
+"""What a shell offers to complete: recipes, devices, trackers and settings. Nothing here imports torch."""
 
 from collections.abc import Iterator
 from typing import get_args

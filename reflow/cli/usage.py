@@ -1,4 +1,4 @@
-"""How a command shows its usage, and what was wrong with that of a user."""
+"""The usage line of a command, and wrong usage as one line."""
 
 import re
 from typing import Any

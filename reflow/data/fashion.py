@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey images of 28 x 28 pixels of ten kinds of clothes, as Debian packages it.
+"""Fashion-MNIST: 70,000 grey images of 28 x 28 pixels of ten kinds of clothing, as Debian packages it.
 
 Xiao, Rasul & Vollgraf 2017 (arXiv:1708.07747). The 60,000 images to train on come first, then the 10,000
 to test on. The files are decoded like any others; what Debian's folder adds is where they lie.

@@ -32,9 +32,8 @@ class Growing:
         self.path, self.expected, self.count, self.first = path, expected, 0, ""
         self.shape: tuple[int, ...] = ()
         self.dtype = np.dtype(np.uint8)
-        spare = (
-            len(canonical(header.to_json())) + 1024
-        )  # the entries of the two tensors, and digits that come later
+        # 1024: the entries of the two tensors, and digits that come later
+        spare = len(canonical(header.to_json())) + 1024
         self.begin = -(-(spare + 8 * expected * labelled) // PAGE) * PAGE
         with writing_cache(path):
             self.file = path.open("x+b")

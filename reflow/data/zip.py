@@ -127,9 +127,8 @@ def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     try:
         return archive.read(name)
     except DAMAGE as error:
-        kind = (
-            ReflowError if isinstance(error, OSError) else CorruptImageError
-        )  # a bad disk is no bad image
+        # A bad disk is no bad image.
+        kind = ReflowError if isinstance(error, OSError) else CorruptImageError
         raise kind(
             f"{name!r} in {path} cannot be unzipped ({reason(error)}); "
             "create the archive again, without a password"

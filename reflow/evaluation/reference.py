@@ -122,7 +122,7 @@ def reference_of(
     split: Mapping[str, Any],
     extractor: Extractor | None = None,
 ) -> Reference:
-    """Return the measure of a recipe's models.
+    """Return what a recipe's models are measured against.
 
     split: what decides which samples are held out. extractor: gives the features; without one, images with
     labels are seen by a classifier.

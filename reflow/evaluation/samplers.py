@@ -1,6 +1,6 @@
 """The processes that draw the samples of an evaluation, each its share; the first one gets what all made.
 
-A sample depends on its number alone (to rounding), so any samplers makes the same.
+A sample depends on its number alone (to rounding), so any number of processes makes the same ones.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -98,7 +98,7 @@ class Sweep:
         return found | {"times": how | seconds}
 
     def _labels(self) -> RowNumbers | None:
-        """Return the labels of the samples, of which the samplers has one for each."""
+        """Return the labels of the samples, one for each, if they are given any."""
         return None if self.samplers.labels is None else np.array(self.samplers.labels)
 
     def _more(self, samples: Tensor) -> Result:

@@ -9,8 +9,8 @@ time s in one step, x + (s - t) u. Three objectives vanish at these averages:
     meanflow     u = v + (s - t) du/dt along the trajectory: the derivative of (s - t) u, for any t < s
 
 The first learns from the ends of pairs alone; the others follow the teacher's velocity v from points on
-the lines between them, which have the law of the teacher's states where the teacher was fitted to these
-pairs. Shapes: x0, x1, xt, u, v (B, *event); t, s (B,).
+the lines between them, which are distributed as the teacher's states are where the teacher was fitted to
+these pairs. Shapes: x0, x1, xt, u, v (B, *event); t, s (B,).
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """Time samplers: the distribution of t in training.
 
-A law is its quantile function, u in (0, 1) -> t in (0, 1); a sampler feeds it uniforms that are
-stratified over the batch (u_i = (i + U_i) / B), which leaves the law of each t averaged over the
+A distribution is given by its quantile function, u in (0, 1) -> t in (0, 1); a sampler feeds it uniforms
+that are stratified over the batch (u_i = (i + U_i) / B), which leaves the distribution of t over the whole
 batch as it is and lowers the variance of the loss.
 """
 
@@ -45,7 +45,7 @@ def u_shaped(sharpness: float) -> Quantile:
 
 
 def stratified(quantile: Quantile) -> TimeSampler:
-    """Return the sampler of a law: draws -> t (n,), increasing over the rows of a batch."""
+    """Return the sampler of a distribution: draws -> t (n,), increasing over the rows of a batch."""
 
     def sample(draws: Draws) -> Tensor:
         u = (draws.places() + draws.uniform()) / draws.batch

@@ -1,1 +1,1 @@
-"""Built-in recipes, one .toml file each."""
+"""Recipes: the settings of all stages, how they are read, and the built-in ones, one .toml file each."""

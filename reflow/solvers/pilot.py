@@ -214,7 +214,8 @@ def expected(errors: Tensor) -> float:
     """Return the RMS error that many samples will have, from those (P,) of a few.
 
     Errors spread over orders of magnitude, and the largest of many is rarely among a few: so this is
-    the larger of what was seen and of what a log-normal law with the errors' mean and variance has.
+    the larger of what was seen and of what a log-normal distribution with the errors' mean and variance
+    has.
     """
     logs = errors.cpu().double().clamp(min=1e-12).log()
     return max(rms(errors), math.exp(float(logs.mean() + logs.var().clamp(max=1.0))))

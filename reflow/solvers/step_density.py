@@ -21,12 +21,11 @@ class Curvature:
         self.times: list[float] = []
         self.sizes: list[Tensor] = []
         self._last: tuple[float, Tensor] | None = None
-        self._slope: tuple[float, Tensor] | None = (
-            None  # where the step before it began, and the slope there
-        )
+        # where the step before it began, and the slope there
+        self._slope: tuple[float, Tensor] | None = None
 
     def add(self, t: float, velocity: Tensor) -> None:
-        """Take the velocities (P, *event) at the next time: two divided differences make a bend."""
+        """Take the velocities (P, *event) at the next time; of three, the second derivative is known."""
         now = velocity.to(most_precise(velocity.device))
         if self._last is not None:
             before, then = self._last

@@ -1,4 +1,4 @@
-"""couple: solve the ODE from fresh noise, or back from real data, and keep the pairs (noise, image)."""
+"""couple: solve the ODE from fresh noise and keep the pairs (noise, image)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -77,7 +77,7 @@ def run(
 
 
 def _require_place(out: Path) -> None:
-    """Refuse where no evaluation can be written; another ending would be that of a model or a picture."""
+    """Refuse a place where no evaluation can be written, and an ending that is not that of one."""
     if out.suffix != ".json":
         raise UsageError(f"--out {out}: give a name that ends in .json")
     for path in (out, times_beside(out)):

@@ -18,7 +18,7 @@ from reflow.report.run import open_run
 from reflow.terminal import aligned
 
 SCHEMA = 1  # of the JSON
-CPU_RATE = 0.1  # TFLOP/s: what two cores sustained in training on the digits (README.md)
+CPU_RATE = 0.1  # TFLOP/s: what two cores sustained in training on the digits
 GPU_RATE = 50.0  # TFLOP/s, assumed: a sixth of the peak of an A100 in bfloat16
 
 

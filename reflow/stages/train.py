@@ -1,4 +1,4 @@
-"""train: fit the velocity on data (the base model) or on pairs (reflow)."""
+"""train: fit the velocity on data, which gives the base model."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A job: where a stage writes, what it runs on, and who follows it. This module does not import torch."""
+"""A job: where a stage writes, what it runs on, and which trackers show it. Nothing here imports torch."""
 
 from dataclasses import dataclass
 from pathlib import Path

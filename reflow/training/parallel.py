@@ -1,6 +1,6 @@
 """One network in many processes: all of it in each of them, or a share of it in each.
 
-Both lay-outs answer the same questions, so that a fit need not know which it has: what to call, how
+Both layouts answer the same questions, so that a fit need not know which it has: what to call, how
 gradients come together, what is held here, and what a whole tensor is.
 """
 

@@ -38,7 +38,7 @@ def torchscript(path: Path, content: bytes, event: tuple[int, ...], device: torc
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as such
         try:
             module = torch.jit.load(io.BytesIO(content), map_location=device).eval()
-        except Exception as error:  # what is no TorchScript fails in many ways
+        except Exception as error:  # what is not TorchScript fails in many ways
             raise ReflowError(f"--features {path} is not TorchScript; save it by torch.jit.save") from error
     return file_extractor("torchscript", path, content, lambda images: module(images.to(device)), event)
 
