@@ -1,4 +1,4 @@
-# The pipeline as file targets: an interrupted `make all` goes on where it stopped.
+# The pipeline as file targets: an interrupted `make all` resumes where it stopped.
 #   RECIPE=digits|gaussians|fashion-mnist|cifar10|images64|path.toml   RUN=runs/NAME   DATA=own images   SET="section.key=value ..."
 #   ROUNDS=1 (reflow rounds; from the second on they stop at a collapse)
 #   REAL=0 (share of real images, taken to noise by the teacher, among the examples of reflow and distill)

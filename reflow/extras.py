@@ -24,7 +24,7 @@ def require_installed(package: str, extra: str, option: str) -> None:
 
 
 @contextlib.contextmanager
-def borrowed(package: str, extra: str, option: str) -> Iterator[None]:
+def optional_package(package: str, extra: str, option: str) -> Iterator[None]:
     """Import a package and build what is needed of it, in this block and without its warnings.
 
     Raises ReflowError where it is not installed, or does not work with the torch that is.

@@ -17,6 +17,8 @@ from reflow.recipes.read import Overrides, override, unread
 from reflow.recipes.recipe import DataSettings, ModelSettings, Recipe
 from reflow.terminal import Meter, say
 
+PATIENCE_SECONDS = 2.0  # what takes less than this shows nothing
+
 
 def recipe_of(model: Model, overrides: Overrides) -> Recipe:
     """Return the recipe that travels in a model's header, with some settings changed."""
@@ -76,9 +78,6 @@ def real_data(
             f"{'' if data.event == model.event else shapes}; give that data"
         )
     return split(data, how.held_out, how.seed)
-
-
-PATIENCE_SECONDS = 2.0  # what takes less than this shows nothing
 
 
 def say_unread(overrides: Overrides, section: str) -> None:

@@ -24,17 +24,17 @@ from reflow.devices import to_device
 
 def noise(seed: int, stream: str, indices: Iterable[int], event: tuple[int, ...]) -> Tensor:
     """Return standard normal noise (n, *event), float32, for the given draw numbers."""
-    rows = [rng.standard_normal(event, dtype=np.float32) for rng in _draws(seed, stream, indices)]
+    rows = [rng.standard_normal(event, dtype=np.float32) for rng in _generators(seed, stream, indices)]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, *event)
 
 
 def uniform(seed: int, stream: str, indices: Iterable[int], event: tuple[int, ...]) -> Tensor:
     """Return numbers (n, *event) uniform in [0, 1), float32, for the given draw numbers."""
-    rows = [rng.random(event, dtype=np.float32) for rng in _draws(seed, stream, indices)]
+    rows = [rng.random(event, dtype=np.float32) for rng in _generators(seed, stream, indices)]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, *event)
 
 
-def _draws(seed: int, stream: str, indices: Iterable[int]) -> Iterator[np.random.Generator]:
+def _generators(seed: int, stream: str, indices: Iterable[int]) -> Iterator[np.random.Generator]:
     key = np.array([seed, _words(stream)[0]], dtype=np.uint64)
     for index in indices:
         counter = np.array([0, 0, index, 0], dtype=np.uint64)

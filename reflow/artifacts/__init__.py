@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reflow.artifacts.files import write_atomically
 from reflow.errors import ReflowError
 
 if TYPE_CHECKING:
     from torch import Tensor
-from reflow.artifacts.files import write_atomically
 
 FORMAT = 1
 ENTRY = "reflow"  # the one metadata entry

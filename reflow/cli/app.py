@@ -8,6 +8,8 @@ from reflow import __version__
 from reflow.cli import parameters
 from reflow.cli.overrides import changes_of, interval_of, solver_changes, sweep_changes, weights_of
 from reflow.cli.usage import Command
+from reflow.errors import UsageError
+from reflow.training.job import Job
 
 app = typer.Typer(
     name="reflow",
@@ -55,11 +57,9 @@ def train(
 
     With --pairs and --init, the settings come from the [reflow] section of the model's recipe.
     """
-    from reflow.errors import UsageError
     from reflow.recipes.read import read_recipe, with_source
     from reflow.stages import reflow as retraining
     from reflow.stages import train as stage
-    from reflow.training.job import Job
 
     job = Job(out, device, compiled, tuple(track or ()), fresh)
     overrides = changes_of(settings, seed)
@@ -107,10 +107,8 @@ def couple(
     fresh: parameters.Fresh = False,
 ) -> None:
     """Solve the ODE from noise and store the pairs."""
-    from reflow.errors import UsageError
     from reflow.stages import couple as stage
     from reflow.stages import invert as inversion
-    from reflow.training.job import Job
 
     job = Job(out, device, compiled, fresh=fresh)
     chosen = {
@@ -165,7 +163,6 @@ def distill(
 ) -> None:
     """Fit a generator that needs one network evaluation."""
     from reflow.stages import distill as stage
-    from reflow.training.job import Job
 
     overrides = changes_of(settings, seed, {"distill.objective": objective, "distill.student_steps": steps})
     shares = weights_of(weights, pairs)
@@ -275,7 +272,6 @@ def inspect(
 
     Of an artifact or a run: header, lineage and health; of a recipe: settings and estimated cost.
     """
-    from reflow.errors import UsageError
     from reflow.stages import inspect as stage
 
     if rate is not None and not rate > 0:

@@ -43,7 +43,7 @@ def open_data(settings: DataSettings, seed: int, watch: Watch = Watch()) -> Data
         return SETS[settings.source].open(settings, seed, watch)
     if settings.source == "files":
         raise ReflowError(
-            "the data is of your own: name a folder, .npz, .zip, IDX .gz or hub:NAME with --data"
+            "this recipe brings no data: give a folder, .npz, .zip, IDX .gz or hub:NAME with --data"
         )
     if settings.source.startswith(HUB):
         return open_cached(*from_hub(settings.source), settings, watch)

@@ -16,7 +16,7 @@ from reflow.terminal import aligned
 
 ERRORS = 2.0  # standard errors within which a difference is none
 CHANCE = "≈"
-LEGEND = f"second less first ± standard error; {CHANCE}: less than {ERRORS:g} standard errors, hence noise"
+LEGEND = f"second minus first ± standard error; {CHANCE}: less than {ERRORS:g} standard errors, hence noise"
 
 Result = dict[str, Any]
 Entry = Mapping[str, Any]

@@ -138,7 +138,7 @@ def reference_of(
     against = scores_against(
         real,
         chosen,
-        None if chosen is None else _kept_features(chosen, held_out, real),
+        None if chosen is None else _cached_features(chosen, held_out, real),
         settings,
         fewest=min(settings.samples, len(training), len(held_out)),
         seed=recipe.seed,
@@ -146,7 +146,7 @@ def reference_of(
     return Reference(against, chosen, classifier, training, held_out)
 
 
-def _kept_features(extractor: Extractor, data: DataSet, samples: Tensor) -> Features:
+def _cached_features(extractor: Extractor, data: DataSet, samples: Tensor) -> Features:
     """Return the features (M, F) of all samples of data, computed unless the user's cache has them."""
     found = cached(
         "features",

@@ -12,6 +12,7 @@ FLOOR = "real (floor)"  # training data against held-out data
 HIDDEN = ("samples", "draws", "noise")  # of an entry: no figures
 SPREAD = "_spread"  # ends the names of figures that say how another one scatters
 TIMES = ".times.json"
+SCHEMA = 2
 
 
 def to_json(result: Mapping[str, Any]) -> str:
@@ -73,9 +74,6 @@ def _cells(entry: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return [f"{entry[name]:.4g}" for name in names]
 
 
-SCHEMA = 2
-
-
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Return what reflow evaluate wrote."""
     try:
@@ -91,7 +89,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return content
 
 
-def _with_times(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
+def with_times(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return an evaluation whose figures have the seconds per image that were measured with them."""
     try:
         found = json.loads(path.read_text("utf-8"))

@@ -87,9 +87,9 @@ class Samplers:
             rows = flow_rows(
                 model,
                 source.noise(numbers).to(self.device),
-                _labels_to_device(source.label(numbers), self.device),
+                _on_device(source.label(numbers), self.device),
                 tolerance=settings.straightness_tolerance,
-                probes=_labels_to_device(probes, self.device),
+                probes=_on_device(probes, self.device),
             )
             found.append(rows)
         exact = is_exact(DIVERGENCE_PROBES, model.event)
@@ -109,8 +109,8 @@ class Samplers:
                 model,
                 x1.to(self.device),
                 tolerance=settings.likelihood_tolerance,
-                label=None if model.classes is None else _labels_to_device(label, self.device),
-                probes=_labels_to_device(probes, self.device),
+                label=None if model.classes is None else _on_device(label, self.device),
+                probes=_on_device(probes, self.device),
             )
             found.append(one)
         exact = is_exact(settings.likelihood_probes, model.event)
@@ -149,5 +149,5 @@ class Samplers:
         return settings.samples * len(METHODS[what.solver](GRIDS["uniform"](what.steps)))
 
 
-def _labels_to_device(x: Tensor | None, device: torch.device) -> Tensor | None:
+def _on_device(x: Tensor | None, device: torch.device) -> Tensor | None:
     return None if x is None else x.to(device)

@@ -10,7 +10,13 @@ from torch import Tensor
 from reflow.metrics.features.extractor import INCEPTION, Extractor, Features, names_of
 from reflow.metrics.frechet import Moments, frechet_distance, moments
 from reflow.metrics.kernel import kernel_distance
-from reflow.metrics.precision_recall import CROWD, Manifold, manifold, precision_recall, spread_ratio
+from reflow.metrics.precision_recall import (
+    DENSITY_NEIGHBOURS,
+    Manifold,
+    manifold,
+    precision_recall,
+    spread_ratio,
+)
 from reflow.metrics.sliced import Shadows, shadows
 from reflow.metrics.standard_errors import Measure, RowNumbers, WithNoise, with_noise
 from reflow.randomness import draw_seed
@@ -140,7 +146,7 @@ def scores_against(
         shadows(flat, projections=settings.projections, rng=rng),
         None if extractor is None or features is None else _seen(extractor, features),
         manifold(chosen),
-        manifold(chosen, CROWD),
+        manifold(chosen, DENSITY_NEIGHBOURS),
         settings,
         max(2, min(settings.kernel_size, fewest // 2)),  # subsets of more would be nearly all alike
         seed,

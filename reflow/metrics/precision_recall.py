@@ -23,7 +23,7 @@ Samples = NDArray[np.float64] | NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 NEIGHBOURS = 3  # k of precision and recall
-CROWD = 5  # k of density and coverage
+DENSITY_NEIGHBOURS = 5  # k of density and coverage
 CHUNK = 1 << 23  # distances: 64 MiB
 ROUNDING = 1e-13  # of a squared distance, relative to the largest square of a point
 
@@ -83,7 +83,7 @@ def precision_recall(generated: Samples, real: Samples | Manifold) -> tuple[floa
 
 def density_coverage(generated: Samples, real: Samples | Manifold) -> tuple[float, float]:
     """Return density and coverage of samples; `real` may be a manifold that was made before."""
-    truth = real if isinstance(real, Manifold) else manifold(real, CROWD)
+    truth = real if isinstance(real, Manifold) else manifold(real, DENSITY_NEIGHBOURS)
     return truth.density_coverage(generated)
 
 

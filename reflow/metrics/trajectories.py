@@ -19,6 +19,7 @@ from reflow.objectives.distances import squared
 from reflow.solvers import trajectory
 
 NODES = 64  # of the midpoint rule over t
+ASIDE = 1e-3  # in t: the difference errs by its square, and by the rounding of v over it
 
 
 def midpoints(like: Tensor) -> Tensor:
@@ -64,9 +65,6 @@ def crossing(field: VelocityField, pair: Pair) -> Tensor:
         for t in (time.expand(len(x0)) for time in midpoints(x0))
     ]
     return torch.stack(losses).mean(0)
-
-
-ASIDE = 1e-3  # in t: the difference errs by its square, and by the rounding of v over it
 
 
 def acceleration(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reflow.errors import ReflowError
-from reflow.extras import borrowed, content_of, weights_in
+from reflow.extras import content_of, optional_package, weights_in
 from reflow.recipes.training import PairFitSettings
 
 SIZE = 224  # pixels, of the images that VGG-16 was trained on
@@ -76,7 +76,7 @@ def load_perceptual(
         raise ReflowError(
             f"--perceptual compares grey or RGB images, and this model works on {event}; leave it out"
         )
-    with borrowed("lpips", "perceptual", "--perceptual"):
+    with optional_package("lpips", "perceptual", "--perceptual"):
         import lpips
 
         network: nn.Module = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)

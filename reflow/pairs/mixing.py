@@ -99,7 +99,7 @@ def require_related(
     if pairs.event != model.event or pairs.facts.classes != model.classes:
         raise ReflowError(
             f"{pairs_path} holds samples of {pairs.event} with "
-            f"{pairs.header.facts['classes'] or 'no'} classes, but {model_path} works on "
+            f"{pairs.facts.classes or 'no'} classes, but {model_path} works on "
             f"{model.event} with {model.classes or 'no'} classes; give pairs that this model made"
         )
     made = pairs.header.parents.get("model") == model.digest

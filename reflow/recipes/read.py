@@ -158,6 +158,12 @@ def known_settings() -> list[str]:
     return [key for section in Recipe.model_fields for key in _known_keys((section, ""))]
 
 
+def unread(overrides: Overrides, section: str) -> list[str]:
+    """Return which overrides are of training sections other than the one that a stage reads."""
+    others = {"train", "reflow", "distill"} - {section}
+    return [name for name in overrides if name.partition(".")[0] in others]
+
+
 def _apply(content: dict[str, Any], name: str, value: Any) -> None:
     """Change one setting; None takes it back to its default."""
     section, _, key = name.rpartition(".")
@@ -193,12 +199,6 @@ def _keep_common(model: dict[str, Any], kind: str) -> None:
     fields = get_args(ModelSettings)[MODEL_KINDS.index(kind)].model_fields
     for key in model.keys() - fields.keys():
         del model[key]
-
-
-def unread(overrides: Overrides, section: str) -> list[str]:
-    """Return which overrides are of training sections other than the one that a stage reads."""
-    others = {"train", "reflow", "distill"} - {section}
-    return [name for name in overrides if name.partition(".")[0] in others]
 
 
 def _explain(error: ValidationError) -> str:

@@ -127,7 +127,7 @@ class CoupleSettings(SolverSettings, GuidanceSettings):
         None,
         min_length=1,
         exclude_if=lambda labels: labels is None,  # as for label_dropout
-        description="classes of the pairs, in turn; default: all classes",
+        description="classes of the pairs, cycled through; default: all classes",
     )
     precision: PairPrecision = Field(
         "float32",
@@ -210,7 +210,7 @@ class EvaluateSettings(Settings):
     likelihood_probes: Count = Field(
         4,
         exclude_if=lambda probes: probes == 4,
-        description="random directions a sample that estimate the divergence; exact in as many dimensions "
+        description="directions per sample that estimate the divergence; exact in as many dimensions "
         "or fewer",
     )
     likelihood_tolerance: Positive = Field(

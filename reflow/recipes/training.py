@@ -95,12 +95,12 @@ class VelocityFitSettings(FitSettings):
     )
     logit_std: Positive = Field(1.0, description="standard deviation of logit(t) when times = logit-normal")
     sharpness: Annotated[float, Field(gt=0, le=100)] = Field(
-        4.0, description="parameter a of the law when times = u-shaped"
+        4.0, description="parameter a of the distribution when times = u-shaped"
     )
     distance: DistanceName = Field(
         "squared",
         description="what compares velocities; on independent noise and data only squared leads to the "
-        "data's law, as it is least at their mean",
+        "data's distribution, as it is least at their mean",
     )
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,

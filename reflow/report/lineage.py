@@ -43,7 +43,7 @@ class _Arrow:
     end: _Box
 
 
-def ancestry(run: Run, prefix: str = "") -> Markup:
+def lineage_graph(run: Run, prefix: str = "") -> Markup:
     """Return the graph of a run; `prefix` stands before its anchors."""
     boxes: dict[str, _Box] = {}
     arrows: list[_Arrow] = []

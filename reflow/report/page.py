@@ -15,7 +15,7 @@ from reflow.report import tables
 from reflow.report.charts import Axis, Chart, Series, chart
 from reflow.report.commands import commands, make_line
 from reflow.report.gallery import Gallery
-from reflow.report.lineage import SHORT, ancestry
+from reflow.report.lineage import SHORT, lineage_graph
 from reflow.report.numbers import tell, tell_zeros
 from reflow.report.rendering import template
 from reflow.report.run import Entry, Run
@@ -88,7 +88,7 @@ def _view(chapter: Chapter, prefix: str) -> dict[str, Any]:
         "along": tables.along(evaluated),
         "losses": [_loss_chart(entry) for entry in run.models() if _loss_lines(entry)],
         "last_losses": _last_losses(run),
-        "ancestry": ancestry(run, prefix),
+        "ancestry": lineage_graph(run, prefix),
         "lineage": [_lineage_row(run, entry) for entry in run.entries],
         "costs": _cost_table(run),
         "make": make_line(run),

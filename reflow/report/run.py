@@ -9,7 +9,7 @@ from typing import Any
 from reflow.artifacts import LOG, MODEL, PAIRS, Header, file_digest, read_header
 from reflow.artifacts.facts import Average, ModelFacts, PairFacts, model_facts, pair_facts
 from reflow.errors import ReflowError
-from reflow.evaluation.results import _with_times, read_evaluation
+from reflow.evaluation.results import read_evaluation, with_times
 from reflow.pairs.store import read_index
 from reflow.recipes.read import parse_recipe
 from reflow.recipes.recipe import Recipe
@@ -139,4 +139,4 @@ def _evaluation(path: Path, times: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     content = read_evaluation(path)
-    return _with_times(content, times) if times.exists() else content
+    return with_times(content, times) if times.exists() else content

@@ -8,7 +8,7 @@ from reflow.report.numbers import milliseconds, tell, tell_error, tell_zeros
 from reflow.report.run import Run
 from reflow.report.tables import SECONDS, STAGES, Evaluated, error_of, fewest, judged, most, words_of
 
-KEPT = 0.8  # share of the recall or spread of real data below which samples are called collapsed
+COLLAPSED_BELOW = 0.8  # share of the recall or spread of real data below which samples are called collapsed
 NEAREST = ("median", "fifth_percentile")  # distances to the nearest training sample
 NEARER = 0.9  # of held-out data's distance to the training data, below which they are called copies
 
@@ -113,7 +113,7 @@ def _straightness(evaluated: Evaluated) -> str | None:
     (first, before), (name, after) = straight[0], straight[-1]
     more = max(ratio, 1 / ratio)
     way = "rises" if after > before else "falls"
-    side = "more bent" if after > before else "straighter"
+    side = "more curved" if after > before else "straighter"
     return (
         f"Straightness (0 is straight) {way} from {tell(before)} to {tell(after)}: the paths of {name} are "
         f"{tell(more)} times {side} than those of {first}."
@@ -127,7 +127,7 @@ def _coverage(evaluation: Mapping[str, Any], evaluated: Evaluated) -> str | None
     if not known:
         return None
     said = " and ".join(f"{key} {few[key]:.2f} (training data: {floor[key]:.2f})" for key in known)
-    low = [key for key in known if few[key] < KEPT * floor[key]]
+    low = [key for key in known if few[key] < COLLAPSED_BELOW * floor[key]]
     verdict = f"part of the data is lost: low {' and '.join(low)}" if low else "no sign of collapse"
     return f"Samples of {last} with {_count(few['nfe'])} have {said}: {verdict}."
 

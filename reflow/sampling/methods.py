@@ -53,7 +53,7 @@ def tolerant_method(model: Model, tolerance: float, solver: str | None = None) -
             f"this model was distilled to draw in {_steps(model.student_steps)} and takes no tolerance"
         )
     if solver is not None and solver not in {*PER_SAMPLE, CALIBRATED}:
-        raise ReflowError(f"--solver {solver} takes --steps or --nfe, not --tolerance")
+        raise ReflowError(f"--solver {solver} takes --nfe, not --tolerance")
     return solver_settings(solver or CALIBRATED, steps=None, tolerance=tolerance)
 
 

@@ -90,6 +90,19 @@ def agreed_plan(out: Path, header: Header, find: Callable[[], MeasuredPlan]) -> 
         return _read(path, header)
 
 
+def pilot_line(plan: Plan, pilot: Accuracy, wanted: float | None) -> str:
+    """Return in one line what a pilot found."""
+    how = f"{len(plan.nodes) - 1} steps" if plan.nodes else f"tolerance {plan.local_tolerance:.2g} per step"
+    if plan.finer:
+        how += f" ({' or '.join(str(len(nodes) - 1) for nodes in plan.finer)} for the few that need them)"
+    target = "" if wanted is None else f" (target {wanted:g})"
+    spent = f"{pilot.evaluations / pilot.samples:.0f} evaluations per sample"
+    return (
+        f"pilot: {plan.solver}, {how}; RMS error {pilot.rms:.2g} on {pilot.samples} samples{target}, "
+        f"max {pilot.worst:.2g}; {spent}"
+    )
+
+
 def _read(path: Path, header: Header) -> MeasuredPlan:
     try:
         content = json.loads(path.read_bytes())
@@ -127,16 +140,3 @@ def _rounded(content: Any) -> Any:
     if isinstance(content, tuple | list):
         return [_rounded(value) for value in content]
     return float(f"{content:.9g}") if isinstance(content, float) else content
-
-
-def pilot_line(plan: Plan, pilot: Accuracy, wanted: float | None) -> str:
-    """Return in one line what a pilot found."""
-    how = f"{len(plan.nodes) - 1} steps" if plan.nodes else f"tolerance {plan.local_tolerance:.2g} per step"
-    if plan.finer:
-        how += f" ({' or '.join(str(len(nodes) - 1) for nodes in plan.finer)} for the few that need them)"
-    target = "" if wanted is None else f" (target {wanted:g})"
-    spent = f"{pilot.evaluations / pilot.samples:.0f} evaluations per sample"
-    return (
-        f"pilot: {plan.solver}, {how}; RMS error {pilot.rms:.2g} on {pilot.samples} samples{target}, "
-        f"max {pilot.worst:.2g}; {spent}"
-    )

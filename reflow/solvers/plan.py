@@ -84,7 +84,7 @@ def fixed_plan(solver: str, steps: int | None, grid: str | None = None) -> Plan:
         raise ReflowError(f"solver {solver} takes steps >= 1")
     name = grid or USUAL_GRID[solver]
     if name not in GRIDS:
-        raise ReflowError(f"no grid is called {name!r}; there are {', '.join(GRIDS)}")
+        raise ReflowError(f"there is no grid {name!r}; choose from {', '.join(GRIDS)}")
     nodes = GRIDS[name](steps)
     return Plan(solver, tuple(nodes.tolist()))
 
@@ -126,4 +126,4 @@ def steps_for(solver: str, nfe: int) -> int:
 
 
 def _unknown(solver: str, what: str, known: Iterable[str]) -> ReflowError:
-    return ReflowError(f"no solver is called {solver!r}; those with {what} are {', '.join(known)}")
+    return ReflowError(f"there is no solver {solver!r}; those with {what} are {', '.join(known)}")

@@ -104,18 +104,17 @@ def _say_left_out(
     models: list[Model], paths: list[Path], overrides: Overrides, settings: EvaluateSettings
 ) -> None:
     """Say what was asked for but changes nothing for students: they draw in Euler steps, without a flow."""
-    asked = {change.partition("=")[0].strip() for change in overrides}
     usual = {name: EvaluateSettings.model_fields[name].default for name in OF_FLOWS}
     unused = [
         f"evaluate.{name}"
         for name in OF_FLOWS
-        if f"evaluate.{name}" in asked and getattr(settings, name) != usual[name]
+        if f"evaluate.{name}" in overrides and getattr(settings, name) != usual[name]
     ]
     for path, model in zip(paths, models, strict=True):
         own = model.student_steps
         if own is None:
             continue
-        if "evaluate.nfe" in asked and not model.spans and set(settings.nfe) != {own}:
+        if "evaluate.nfe" in overrides and not model.spans and set(settings.nfe) != {own}:
             count = f"{own} evaluation{'' if own == 1 else 's'}"
             say(f"note: {path} was distilled to draw in {count}; other --nfe values are skipped")
         if unused:

@@ -20,6 +20,8 @@ from reflow.terminal import aligned
 SCHEMA = 1  # of the JSON
 CPU_RATE = 0.1  # TFLOP/s: what two cores sustained in training on the digits
 GPU_RATE = 50.0  # TFLOP/s, assumed: a sixth of the peak of an A100 in bfloat16
+UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+DURATIONS = (("hours", 1.0), ("minutes", 1 / 60), ("seconds", 1 / 3600))  # in hours
 
 
 def run(path: Path, overrides: Overrides, *, rate: float | None, as_json: bool) -> str:
@@ -113,12 +115,12 @@ def _brief(key: str, value: Any) -> str:
         grids = [value["nodes"], *value.get("finer", [])] if "nodes" in value else []
         steps = ", then ".join(str(len(nodes) - 1) for nodes in grids)
         return f"{value['solver']}, " + (
-            f"{steps} steps" if grids else f"{value['local_tolerance']:.3g} a step"
+            f"{steps} steps" if grids else f"tolerance {value['local_tolerance']:.3g} per step"
         )
     if key == "pilot":
         return (
-            f"error {value['rms']:.2g} RMS, {value['worst']:.2g} worst, in data units, "
-            f"on {value['samples']} samples; {value['evaluations']} evaluations in all"
+            f"RMS error {value['rms']:.2g} on {value['samples']} samples, max {value['worst']:.2g}, in "
+            f"data units; {value['evaluations']} evaluations in all"
         )
     if key == "class_names":
         return f"{len(value)}: {', '.join(value[:10])}{', ...' * (len(value) > 10)}"
@@ -156,10 +158,6 @@ def _usual_rate(recipe: Recipe) -> float:
 
 def _json(content: dict[str, Any]) -> str:
     return json.dumps({"schema": SCHEMA, **content}, indent=1, sort_keys=True)
-
-
-UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-DURATIONS = (("hours", 1.0), ("minutes", 1 / 60), ("seconds", 1 / 3600))  # in hours
 
 
 def cost_text(cost: Cost, rate: float) -> str:

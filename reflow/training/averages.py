@@ -22,6 +22,7 @@ from reflow.errors import ReflowError
 
 WIDTHS = (0.05, 0.10)  # tracked in training
 WIDEST = 12**-0.5  # the plain mean of all steps: gamma = 0
+RAMP = 0.05  # the half-life is at most this share of the steps done
 
 
 class Profile(NamedTuple):
@@ -46,6 +47,13 @@ def gamma_of(width: float) -> float:
         )
     inverse = width**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+@torch.no_grad()
+def update_ema(average: Iterable[Tensor], weights: Iterable[Tensor], step: int, halflife: float) -> None:
+    """Move the average towards the weights after optimiser step number `step` (from 1)."""
+    effective = min(halflife, RAMP * step)
+    torch._foreach_lerp_(list(average), list(weights), 1 - 0.5 ** (1 / effective))
 
 
 @torch.no_grad()
@@ -93,13 +101,3 @@ def _products(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.
     shrunk = (np.minimum(step, other_step) / longer) ** exponent
     factor = (gamma + 1) * (other_gamma + 1) / (gamma + other_gamma + 1)
     return np.asarray(factor * shrunk / longer)
-
-
-RAMP = 0.05  # the half-life is at most this share of the steps done
-
-
-@torch.no_grad()
-def update_ema(average: Iterable[Tensor], weights: Iterable[Tensor], step: int, halflife: float) -> None:
-    """Move the average towards the weights after optimiser step number `step` (from 1)."""
-    effective = min(halflife, RAMP * step)
-    torch._foreach_lerp_(list(average), list(weights), 1 - 0.5 ** (1 / effective))

@@ -210,7 +210,7 @@ class Fit:
 
 
 def divide(settings: FitSettings, world: World) -> tuple[int, int]:
-    """Return the size of a micro-batch and how many of them each process takes a step.
+    """Return the size of a micro-batch and how many of them each process takes per step.
 
     Raises ReflowError when the batch cannot be divided evenly.
     """
@@ -223,7 +223,7 @@ def divide(settings: FitSettings, world: World) -> tuple[int, int]:
     size = settings.micro_batch or own
     if own % size:
         raise ReflowError(
-            f"micro_batch = {size} does not divide the {own} examples that a process takes a step; "
+            f"micro_batch = {size} does not divide the {own} examples per process and step; "
             "set it to a divisor"
         )
     return size, own // size

@@ -8,7 +8,7 @@ import pytest
 from reflow.artifacts import Header
 from reflow.artifacts.facts import ModelFacts
 from reflow.recipes.read import read_recipe
-from reflow.report.lineage import ancestry
+from reflow.report.lineage import lineage_graph
 from reflow.report.numbers import tell, tell_error, tell_zeros
 from reflow.report.run import Entry, Run
 from reflow.report.side_by_side import comparison_of
@@ -110,7 +110,7 @@ def test_the_first_sentence_compares_one_evaluation_with_many() -> None:
 def test_flows_are_called_straighter_only_if_they_are() -> None:
     assert "falls from 0.5 to 0.01: the paths of reflow are 50 times straighter" in sentences(run_of())[1]
     assert "rises from 0.5 to 0.6" in (bent := sentences(run_of(after=0.6))[1])
-    assert "1.2 times more bent than those of base" in bent
+    assert "1.2 times more curved than those of base" in bent
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,6 @@ def test_a_long_name_is_cut_in_the_graph_and_kept_in_its_title() -> None:
     long = "reflow-with-a-name-beyond-all-bounds"
     entry = run.entries[1]
     entries = [Entry(Path(long), entry.header, long, 1, [])]
-    drawn = ancestry(Run(Path("run"), entries, None))
+    drawn = lineage_graph(Run(Path("run"), entries, None))
     assert f"<title>{long}</title>" in drawn
     assert ">reflow-wit…-bounds</text>" in drawn

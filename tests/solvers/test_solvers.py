@@ -87,7 +87,7 @@ def test_steps_for_spends_the_evaluations_asked_for(solver: str, nfe: int, steps
         ("adams3", 1, "at least 2"),
         ("dopri5", 7, "dopri5 takes a tolerance"),
         ("adams", 7, "adams takes a tolerance"),
-        ("simpson", 7, "no solver is called 'simpson'"),
+        ("simpson", 7, "there is no solver 'simpson'"),
     ],
 )
 def test_steps_for_refuses_what_cannot_be_spent(solver: str, nfe: int, words: str) -> None:
@@ -203,8 +203,8 @@ def test_a_trajectory_has_a_state_at_every_time_on_which_a_step_ends() -> None:
 @pytest.mark.parametrize(
     ("solver", "steps", "tolerance", "words"),
     [
-        ("simpson", 4, None, "no solver is called 'simpson'; those with steps are euler, midpoint, heun"),
-        ("simpson", None, 1e-3, "no solver is called 'simpson'; those with a tolerance are bosh3, dopri5"),
+        ("simpson", 4, None, "there is no solver 'simpson'; those with steps are euler, midpoint, heun"),
+        ("simpson", None, 1e-3, "there is no solver 'simpson'; those with a tolerance are bosh3, dopri5"),
         ("euler", None, None, "euler takes steps and no tolerance"),
         ("euler", 0, None, "euler takes steps >= 1"),
         ("rk4", None, 1e-3, "rk4 takes steps and no tolerance"),
@@ -226,7 +226,7 @@ def test_wrong_arguments_are_refused_in_words(
 
 
 def test_a_grid_that_does_not_exist_is_refused_in_words() -> None:
-    with pytest.raises(ReflowError, match="no grid is called 'calibrated'; there are uniform, cosine"):
+    with pytest.raises(ReflowError, match="there is no grid 'calibrated'; choose from uniform, cosine"):
         fixed_plan("euler", 4, "calibrated")
 
 

@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from reflow.errors import ReflowError
 from reflow.metrics import precision_recall as module
-from reflow.metrics.precision_recall import CROWD, density_coverage, manifold
+from reflow.metrics.precision_recall import DENSITY_NEIGHBOURS, density_coverage, manifold
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ def test_density_and_coverage_are_those_of_the_definition(
     monkeypatch.setattr(module, "CHUNK", chunk)
     generated, real = points(n, d), points(m, d, seed=1)
     found = density_coverage(generated, real)
-    assert found == pytest.approx(as_defined(generated, real, CROWD), rel=1e-14)
+    assert found == pytest.approx(as_defined(generated, real, DENSITY_NEIGHBOURS), rel=1e-14)
     assert 0 < found[0] < 1.5
     assert 0 < found[1] < 1
 
@@ -42,13 +42,18 @@ def test_density_and_coverage_are_those_of_the_definition(
 @pytest.mark.parametrize(("d", "shift"), [(2, 0.5), (20, 0.5), (3, 1e4)])
 def test_density_and_coverage_are_those_of_scikit_learns_neighbours(d: int, shift: float) -> None:
     generated, real = points(400, d) + shift, 0.7 * points(500, d, seed=1) + shift
-    tree = NearestNeighbors(n_neighbors=CROWD, algorithm="kd_tree").fit(real)
+    tree = NearestNeighbors(n_neighbors=DENSITY_NEIGHBOURS, algorithm="kd_tree").fit(real)
     radii = tree.kneighbors()[0][:, -1]
     distances, neighbours = tree.kneighbors(generated, n_neighbors=len(real))
     inside = distances <= radii[neighbours]
-    wanted = inside.sum() / (CROWD * len(generated)), len(np.unique(neighbours[inside])) / len(real)
+    wanted = (
+        inside.sum() / (DENSITY_NEIGHBOURS * len(generated)),
+        len(np.unique(neighbours[inside])) / len(real),
+    )
     assert density_coverage(generated, real) == pytest.approx(wanted, rel=1e-14)
-    assert density_coverage(generated, manifold(real, CROWD)) == pytest.approx(wanted, rel=1e-14)
+    assert density_coverage(generated, manifold(real, DENSITY_NEIGHBOURS)) == pytest.approx(
+        wanted, rel=1e-14
+    )
 
 
 def test_samples_of_the_same_law_have_the_expected_density_and_coverage() -> None:
@@ -63,7 +68,7 @@ def test_samples_of_the_same_law_have_the_expected_density_and_coverage() -> Non
         coverage.append(found[1])
     error = np.std([density, coverage], axis=1) / 10
     assert np.mean(density) == pytest.approx(1, abs=4 * error[0])
-    none = math.comb(2 * n - 1 - CROWD, n) / math.comb(2 * n - 1, n)
+    none = math.comb(2 * n - 1 - DENSITY_NEIGHBOURS, n) / math.comb(2 * n - 1, n)
     assert np.mean(coverage) == pytest.approx(1 - none, abs=4 * error[1])
     assert error[0] < 0.02
     assert error[1] < 0.003
@@ -74,7 +79,7 @@ def test_an_outlier_of_the_real_set_hardly_adds_to_the_density_and_samples_far_a
     far = np.tile([500.0, 0.0], (80, 1)) + points(80, 2, seed=1)
     assert module.precision_recall(far, real)[0] == 1
     density, coverage = density_coverage(far, real)
-    assert density == pytest.approx(1 / CROWD)
+    assert density == pytest.approx(1 / DENSITY_NEIGHBOURS)
     assert coverage == 1 / 81
     assert density_coverage(points(50, 4) + 100, points(50, 4)) == (0, 0)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from reflow.errors import ReflowError
-from reflow.extras import borrowed, content_of
+from reflow.extras import content_of, optional_package
 from reflow.metrics.features.extractor import FileExtractor, file_extractor
 from reflow.metrics.features.inception import inception
 
@@ -45,7 +45,7 @@ def torchscript(path: Path, content: bytes, event: tuple[int, ...], device: torc
 
 def onnx(path: Path, content: bytes, event: tuple[int, ...], device: torch.device) -> FileExtractor:  # noqa: ARG001 (on the CPU)
     """Return the features of an ONNX graph: its input are images as they are, its first output (n, D)."""
-    with borrowed("onnxruntime", "onnx", f"--features {path}"):
+    with optional_package("onnxruntime", "onnx", f"--features {path}"):
         import onnxruntime
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reflow.errors import ReflowError
-from reflow.extras import borrowed, weights_in
+from reflow.extras import optional_package, weights_in
 from reflow.metrics.features.extractor import INCEPTION, FileExtractor, Preparation, file_extractor
 
 PUBLISHED = "6726825d"  # first digits of the SHA-256, which torch-fidelity has in the file's name
@@ -53,7 +53,7 @@ def _network(content: bytes, path: Path) -> nn.Module:
     torch-fidelity would unpickle the file; what it is given is written again from the tensors alone.
     """
     option = f"--features {path}"
-    with borrowed("torch_fidelity", "inception", option):
+    with optional_package("torch_fidelity", "inception", option):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     tensors = io.BytesIO()
     torch.save(weights_in(content, path, option, REMEDY), tensors)

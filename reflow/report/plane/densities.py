@@ -14,7 +14,7 @@ BINS = 27  # a side of the histogram
 
 
 @dataclass(frozen=True)
-class Fluid:
+class DensityFrames:
     """Densities and histograms as shades (M, n, n), and what is said of them at every time.
 
     half_sides: of the squares they fill, in units of the picture. differences: the total variation between
@@ -54,14 +54,14 @@ class Fluid:
         return max(abs(mass - 1) for mass in self.masses)
 
 
-def mass_differences(density: Density, particles: Tensor, window: Window) -> Fluid:
+def density_frames(density: Density, particles: Tensor, window: Window) -> DensityFrames:
     """Return the density beside the histogram of the particles (M, B, 2)."""
     binned, edges = density.binned(BINS), density.edges(BINS)
     placed = particles.double().cpu().numpy()
     found = np.stack([_shares(points, borders) for points, borders in zip(placed, edges, strict=True)])
     areas = np.diff(edges)[:, :1, None] ** 2
     peaks = density.values.max((1, 2), keepdims=True)
-    return Fluid(
+    return DensityFrames(
         density.times.tolist(),
         # A picture ends half a cell beyond its outermost nodes, where the bins end.
         [round(SIZE / 2 * border / window.reach, 2) for border in edges[:, -1].tolist()],

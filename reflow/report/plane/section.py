@@ -23,7 +23,7 @@ from reflow.randomness import noise
 from reflow.report.plane import crossing_lines
 from reflow.report.plane.continuity import STEPS, carried
 from reflow.report.plane.crossing_lines import STREAM, followed, labels_of, meeting_in
-from reflow.report.plane.densities import BINS, Fluid, mass_differences
+from reflow.report.plane.densities import BINS, DensityFrames, density_frames
 from reflow.report.plane.svg import SIZE, Window
 from reflow.report.rendering import template
 from reflow.report.tables import Table
@@ -45,7 +45,7 @@ class Flow:
     """One model's density and particles, trajectories (M, PATHS, 2), velocities (M, ARROWS^2, 2), S."""
 
     name: str
-    fluid: Fluid
+    fluid: DensityFrames
     states: Tensor
     velocities: Tensor
     straightness: float
@@ -126,7 +126,7 @@ class _Scene:
         straight = straightness(field, measured, tolerance=MEASURING, label=labels_of(self.label, measured))
         return Flow(
             name,
-            mass_differences(density, particles, window),
+            density_frames(density, particles, window),
             particles[:, :PATHS],
             self._velocities(field, window),
             float(straight.mean()),
@@ -172,7 +172,7 @@ def _drawn(flow: Flow, window: Window, longest: float) -> dict[str, Any]:
 
 def _mass_table(flows: list[Flow]) -> Table:
     """Return the mass of every density at every time, and how the particles differ from it."""
-    told = ("mass", "mass less 1", "differ by", "expected")
+    told = ("mass", "mass minus 1", "differ by", "expected")
     head = ["t", *(f"{flow.name}: {words}" for flow in flows for words in told)]
     rows = [
         [f"{time:.2f}", *(cell for flow in flows for cell in flow.fluid.told(moment))]
