@@ -52,13 +52,13 @@ all: $(RUN)/report.html ## run the pipeline and write the report (default: digit
 
 setup: $(TOOLS) ## create .venv and install what contributors need
 
-test: $(TOOLS) ## run the tests that start neither processes nor a browser (under 4 minutes on 2 cores)
+test: $(TOOLS) ## run the tests that start neither processes nor a browser
 	$(VENV)/bin/python -m pytest -q -m 'not slow'
 
 test-slow: $(TOOLS) ## run the tests that start processes or a browser
 	$(VENV)/bin/python -m pytest -q -m slow
 
-test-all: $(TOOLS) ## run all tests (under 9 minutes on 2 cores)
+test-all: $(TOOLS) ## run all tests
 	$(VENV)/bin/python -m pytest -q
 
 lint: $(TOOLS) ## check style and types
