@@ -1,14 +1,131 @@
-"""What the terminal shows: lines, columns, and the progress of a long job on standard error."""
+"""What the terminal shows: lines, columns, and the progress of a long job on standard error.
 
+Standard error tells and standard output holds results. So what fails to reach standard error (a full disk
+under a log, a reader that has left, a terminal that was closed) ends nothing and waits; what fails to reach
+standard output is `Unprinted`.
+"""
+
+import contextlib
+import errno
+import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0  # plain lines come at least this far apart
+MOST_WAITING = 1000  # pieces of text that wait for standard error; older ones are let go
+
+
+class Unprinted(Exception):  # noqa: N818 (the work itself is done)
+    """Standard output does not take a result; `cause` is why."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {cause.strerror or cause}")
+        self.cause = cause
+
+
+class StandardError:
+    """A stream that never fails: what it does not take now comes before what is written next."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.waiting: deque[str | bytes] = deque(maxlen=MOST_WAITING)
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+        try:
+            self.handle: int | None = stream.fileno()  # a buffer of its own would keep what waits here
+        except (OSError, ValueError):
+            self.handle = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text, now or later."""
+        encoding = self.stream.encoding or "utf-8"
+        self.waiting.append(text if self.handle is None else text.encode(encoding, "backslashreplace"))
+        self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Try to write what waits."""
+        while self.waiting:
+            part = self.waiting.popleft()
+            try:
+                left = self._put(part)
+            except (OSError, ValueError):
+                self.waiting.appendleft(part)
+                return
+            if left:
+                self.waiting.appendleft(left)
+
+    def _put(self, part: str | bytes) -> str | bytes:
+        """Write what the system takes at once; return the rest."""
+        if isinstance(part, bytes):
+            assert self.handle is not None, "bytes are for a handle"
+            return part[os.write(self.handle, part) :]
+        self.stream.write(part)
+        self.stream.flush()
+        return ""
+
+
+class StandardOutput:
+    """A stream that raises Unprinted, once, and has nothing left to fail with when the program ends."""
+
+    def __init__(self, stream: TextIO, *, closed: bool = False) -> None:
+        self.stream, self.shut, self.failed = stream, closed, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text."""
+        with self._printing():
+            if self.shut:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what is written."""
+        with self._printing():
+            if not self.failed:
+                self.stream.flush()
+
+    @contextlib.contextmanager
+    def _printing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            raise Unprinted(error) from error
+
+
+def guard_streams() -> None:
+    """Make standard error one that cannot fail, and have standard output say that it does.
+
+    A closed one becomes /dev/null below: the next file that is opened would take its place, and whoever
+    writes there would write into an artifact.
+    """
+    out, err = cast(TextIO | None, sys.stdout), cast(TextIO | None, sys.stderr)
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    nowhere = Path(os.devnull)
+    if not isinstance(out, StandardOutput):
+        guarded = StandardOutput(out or nowhere.open("w"), closed=out is None)
+        sys.stdout = cast(TextIO, guarded)
+    if not isinstance(err, StandardError):
+        sys.stderr = cast(TextIO, StandardError(err or nowhere.open("w")))
 
 
 def say(message: str) -> None:

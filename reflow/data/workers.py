@@ -66,7 +66,8 @@ def processes(count: int) -> Iterator[Executor]:
 
 def _follow_parent() -> None:
     """Leave signals of the terminal to the parent, and end when it ends, however it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a child"
 
