@@ -8,6 +8,7 @@ disk and renamed. Reading a header does not import torch.
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -50,6 +51,15 @@ class Header:
 def canonical(content: Any) -> str:
     """Return JSON with sorted keys and no spare blanks."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def finite(content: Any) -> Any:
+    """Return what JSON can hold of some content: null in place of NaN and infinity."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: finite(value) for name, value in content.items()}
+    return [finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def write_artifact(

@@ -5,9 +5,10 @@ room left in front, so that the values begin at a whole page: [header][labels][v
 """
 
 import contextlib
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -125,8 +126,9 @@ class Growing:
         needed = self.begin + self.expected * self.row_bytes - there
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
+            takes, has = _size(needed, math.ceil), _size(free, math.floor)
             raise ReflowError(
-                f"the decoded data takes {_size(needed)}, and {self.path.parent} has {_size(free)} free; "
+                f"the decoded data takes {takes}, and {self.path.parent} has {has} free; "
                 "free some, choose another place with REFLOW_CACHE, or smaller images with "
                 "--set data.size=32"
             )
@@ -144,5 +146,7 @@ def writing_cache(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"
+def _size(count: int, whole: Callable[[float], int]) -> str:
+    """Return bytes in tenths of a unit, rounded such that what is needed is more than what is free."""
+    size, unit = (1e9, "GB") if count >= 10**8 else (1e6, "MB")
+    return f"{whole(10 * count / size) / 10:.1f} {unit}"

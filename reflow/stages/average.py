@@ -9,7 +9,7 @@ from reflow.artifacts.stage_directory import claim
 from reflow.errors import ReflowError
 from reflow.terminal import Meter, say
 from reflow.training.averages import Profile, coefficients, gamma_of, mismatch
-from reflow.training.session import already_trained
+from reflow.training.checkpoints import already_trained
 from reflow.training.snapshots import snapshots, weighted_sum
 
 TRUSTED, USELESS = 0.05, 0.5  # mismatch of the profile above which we warn, and refuse

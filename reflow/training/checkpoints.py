@@ -4,6 +4,7 @@ A state holds everything that `Fit.restore` needs. The one before is kept beside
 that returns other bytes than were written.
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -14,14 +15,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reflow.artifacts import PREVIOUS, STATE, Header, damaged, read_artifact, write_artifact
+from reflow.artifacts import MODEL, PREVIOUS, STATE, Header, damaged, read_artifact, write_artifact
+from reflow.artifacts.facts import model_facts
 from reflow.artifacts.files import writing
 from reflow.artifacts.stage_directory import require_same
 from reflow.distributed import Shared, agree
 from reflow.errors import ReflowError
+from reflow.terminal import say
 from reflow.training.fit import Fit
 
 SPARE = 2**20  # bytes left free beside a state
+
+
+class UnwrittenStateError(ReflowError):
+    """There is nothing wrong with a state, but the disk does not take it."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,8 @@ class Checkpoints:
     def save(self, fit: Fit) -> None:
         """Write the state; the one that stood there becomes the previous one.
 
-        Raises ReflowError, leaving what stood there, when it does not fit on the disk or weights have
-        grown beyond float32.
+        Raises ReflowError, leaving what stood there, when weights have grown beyond float32, and
+        UnwrittenStateError when it cannot be written.
         """
         tensors = fit.tensors()
         if not fit.world.leads:
@@ -43,9 +50,12 @@ class Checkpoints:
         self._require_finite(fit.step, tensors)
         self._require_room(sum(tensor.nbytes for tensor in tensors.values()))
         facts = self.header.facts | {"step": fit.step}
-        if (self.out / STATE).exists():
-            _copy(self.out / STATE, self.out / PREVIOUS)
-        write_artifact(self.out / STATE, tensors, replace(self.header, kind="state", facts=facts))
+        try:
+            if (self.out / STATE).exists():
+                _copy(self.out / STATE, self.out / PREVIOUS)
+            write_artifact(self.out / STATE, tensors, replace(self.header, kind="state", facts=facts))
+        except ReflowError as error:
+            raise UnwrittenStateError(str(error)) from error
 
     def restore(self, fit: Fit) -> str | None:
         """Restore the newest whole state in all processes; return what is worth saying about it.
@@ -83,7 +93,8 @@ class Checkpoints:
 
     def forget_previous(self) -> None:
         """Remove the previous state: the model is written."""
-        (self.out / PREVIOUS).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what a disk holds on to does no harm
+            (self.out / PREVIOUS).unlink(missing_ok=True)
 
     def _require_finite(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
@@ -94,24 +105,44 @@ class Checkpoints:
                 )
 
     def _require_room(self, size: int) -> None:
-        with writing(self.out):
+        try:
             free = shutil.disk_usage(self.out).free
+        except OSError:
+            return  # writing it will tell
         if free < size + SPARE:
-            raise ReflowError(
-                f"{self.out / STATE} needs {megabytes(size)} MB and {megabytes(free)} MB are free; "
+            needs, there = math.ceil((size + SPARE) / 1e6), int(free / 1e6)  # rounded apart
+            raise UnwrittenStateError(
+                f"{self.out / STATE} needs {needs} MB and {there} MB are free; "
                 f"{saved_states(self.out)}. Free some, then run the same command again"
             )
+
+
+def already_trained(out: Path, wanted: Header) -> bool:
+    """Return whether `out` holds the complete model that is wanted, and say so.
+
+    Raises ReflowError when what stands there, complete or not, was made with other settings.
+    """
+    if not (out / MODEL).exists():
+        return False
+    found, _ = read_artifact(out / MODEL, "model")
+    require_same(out / MODEL, found, wanted, growing=True)
+    before, now = (model_facts(header.facts).steps for header in (found, wanted))
+    if before == now:
+        say(f"{out} is complete; nothing to do (--fresh starts over)")
+        return True
+    if not (out / STATE).exists():
+        raise ReflowError(
+            f"{out} holds a model of {before} steps but not the state to continue it from; "
+            "restore state.safetensors, or start over with --fresh"
+        )
+    say(f"{out}: resuming at step {before} of {now} (the learning rate is that of {now} steps)")
+    return False
 
 
 def saved_states(out: Path) -> str:
     """Return what remains of a training run that cannot go on."""
     there = (out / STATE).exists()
     return f"the last good state is kept in {out / STATE}" if there else "no state was saved"
-
-
-def megabytes(size: float) -> int:
-    """Return bytes as whole megabytes, rounded up."""
-    return math.ceil(size / 1e6)
 
 
 def _copy(source: Path, target: Path) -> None:

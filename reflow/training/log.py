@@ -1,6 +1,8 @@
 """Who is told of a training run: log.jsonl, the terminal and, where asked for, experiment trackers.
 
 log.jsonl has one JSON object per logging interval, and is cut back to the step that a run resumes from.
+
+What tells of a training run never ends it: see `harmless`.
 """
 
 import contextlib
@@ -9,15 +11,16 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
-from reflow.artifacts import LOG, PREVIEW, Header
+from reflow.artifacts import LOG, PREVIEW, Header, finite
 from reflow.artifacts.files import write_atomically, writing
+from reflow.errors import ReflowError
 from reflow.recipes.read import flat
 from reflow.recipes.recipe import Recipe
 from reflow.terminal import Meter, say
@@ -30,19 +33,28 @@ class Log:
     """The log of a training run from `step` on; seconds count all sessions."""
 
     def __init__(self, path: Path, step: int) -> None:
-        self.path, self.step, self.spent = path, step, 0.0
+        self.path, self.first, self.step, self.spent = path, step, step, 0.0
         self.begin = self.last = time.monotonic()
-        earlier: list[str] = []
         self.waiting: list[str] = []
-        if path.exists() and step:
-            for line in path.read_text("utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    entry = json.loads(line)
-                    if entry["step"] <= step:
-                        earlier.append(line + "\n")
-                        self.spent = float(entry["seconds"])
+        self.size: int | None = None  # bytes of whole lines; None until the file is cut back
+        with harmless("the log"):
+            self.cut_back()
+
+    def cut_back(self) -> None:
+        """Keep the lines up to the step that the run resumes from, and the seconds of before."""
+        earlier: list[str] = []
+        there = ""
+        with writing(self.path):
+            if self.first and self.path.exists():
+                there = self.path.read_text("utf-8", errors="replace")
+        for line in there.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                if entry["step"] <= self.first:
+                    earlier.append(line + "\n")
+                    self.spent = float(entry["seconds"])
         whole = "".join(earlier).encode()
-        write_atomically(path, whole)
+        write_atomically(self.path, whole)
         self.size = len(whole)
 
     def seconds(self) -> float:
@@ -74,7 +86,14 @@ class Log:
 
         Raises ReflowError when it cannot be written now.
         """
-        self.waiting.append(json.dumps(line) + "\n")
+        self.waiting.append(json.dumps(line, allow_nan=False) + "\n")
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Write the lines that wait; raises ReflowError when they have to wait longer."""
+        if self.size is None:
+            self.cut_back()
+        assert self.size is not None
         with writing(self.path), self.path.open("ab") as file:
             file.truncate(min(self.size, os.fstat(file.fileno()).st_size))  # of a line cut short
             file.write("".join(self.waiting).encode())
@@ -82,6 +101,19 @@ class Log:
             os.fsync(file.fileno())
             self.size = file.tell()
         self.waiting.clear()
+
+
+@contextlib.contextmanager
+def harmless(what: str) -> Iterator[None]:
+    """Say what went wrong in this block, which tells of a training run, and train on."""
+    try:
+        yield
+    except ReflowError as error:
+        reason, _, _ = str(error).partition(";")  # the remedy is for those whose training has ended
+        say(f"{reason}. Training continues without it")
+    except Exception as error:  # noqa: BLE001 (whatever it is, the run is worth more)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        say(f"{what} failed ({reason}). Training continues without it")
 
 
 def memory_mb(device: torch.device) -> int:
@@ -117,6 +149,9 @@ class Observers:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self.file.waiting:
+            with harmless("the log"):
+                self.file.catch_up()
         self.stack.close()
 
     def log(self, fit: Fit, figures: Means, validation: Mapping[str, float]) -> None:
@@ -124,8 +159,9 @@ class Observers:
 
         Raises ReflowError when the log cannot be written; its lines wait until it can.
         """
-        line = self.file.line(fit, figures, validation)
-        self.meter.update(fit.step, in_short(line))
+        line: dict[str, Any] = finite(self.file.line(fit, figures, validation))
+        with harmless("the progress display"):
+            self.meter.update(fit.step, in_short(line))
         for tracker in self.trackers:
             tracker.log(fit.step, numbers(line))
         self.file.write(line)
@@ -147,7 +183,7 @@ class Observers:
 def in_short(line: Mapping[str, Any]) -> str:
     """Return the figures of a log line for the progress display."""
     loss = "none" if line["loss"] is None else f"{line['loss']:.4f}"
-    held_out = f" (held out {line['held_out_loss']:.4f})" if "held_out_loss" in line else ""
+    held_out = "" if line.get("held_out_loss") is None else f" (held out {line['held_out_loss']:.4f})"
     return f"loss {loss}{held_out}  {line['images_per_s']:.0f} images/s"
 
 

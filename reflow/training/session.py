@@ -15,9 +15,9 @@ from typing import ParamSpec
 
 import torch
 
-from reflow.artifacts import MODEL, STATE, Header, read_artifact, write_artifact
+from reflow.artifacts import MODEL, Header, write_artifact
 from reflow.artifacts.facts import model_facts
-from reflow.artifacts.stage_directory import claim, require_same
+from reflow.artifacts.stage_directory import claim
 from reflow.couplings import Coupling
 from reflow.devices import choose_device
 from reflow.distributed import Vote, agree, joined, restarts, world
@@ -27,12 +27,12 @@ from reflow.models import Model
 from reflow.models.preconditioning import Preconditioned
 from reflow.recipes.recipe import Recipe
 from reflow.recipes.training import FitSettings
-from reflow.signals import watching_signals
+from reflow.signals import Stop, watching_signals
 from reflow.terminal import say
-from reflow.training.checkpoints import Checkpoints, saved_states
+from reflow.training.checkpoints import Checkpoints, UnwrittenStateError, already_trained, saved_states
 from reflow.training.fit import Fit
 from reflow.training.job import Job
-from reflow.training.log import Observers
+from reflow.training.log import Observers, harmless
 from reflow.training.preview import preview
 from reflow.training.running_means import Means
 from reflow.training.snapshots import announcement, discard_after, write_snapshot
@@ -108,28 +108,6 @@ def train_model(task: Task, machine: Machine, job: Job, *, inputs: Sequence[Path
         _Session(task, fit, job.out).run(job.trackers)
 
 
-def already_trained(out: Path, wanted: Header) -> bool:
-    """Return whether `out` holds the complete model that is wanted, and say so.
-
-    Raises ReflowError when what stands there, complete or not, was made with other settings.
-    """
-    if not (out / MODEL).exists():
-        return False
-    found, _ = read_artifact(out / MODEL, "model")
-    require_same(out / MODEL, found, wanted, growing=True)
-    before, now = (model_facts(header.facts).steps for header in (found, wanted))
-    if before == now:
-        say(f"{out} is complete; nothing to do (--fresh starts over)")
-        return True
-    if not (out / STATE).exists():
-        raise ReflowError(
-            f"{out} holds a model of {before} steps but not the state to continue it from; "
-            "restore state.safetensors, or start over with --fresh"
-        )
-    say(f"{out}: resuming at step {before} of {now} (the learning rate is that of {now} steps)")
-    return False
-
-
 class _Session:
     """A fit in a stage's directory: how it is saved, shown, followed and published."""
 
@@ -152,33 +130,32 @@ class _Session:
                     say(f"{self.out}: {announcement(self.task.header, left)}")
                 told = Observers(self.out, self.task.recipe, self.task.header, self.fit, trackers)
                 self.observers = stack.enter_context(told)
-            self.take_steps()
-            self.publish()
+            stop = stack.enter_context(watching_signals())
+            self.take_steps(stop)
+            self.publish(stop)
         if self.observers:
             took = f"{self.settings.steps} steps in {self.observers.seconds():.0f} s"
             say(f"{self.out}: {took}; the model is complete")
 
-    def take_steps(self) -> None:
+    def take_steps(self, stop: Stop) -> None:
         """Take the steps that are left; a signal is Interrupted once the state is saved."""
         fit, settings, vote = self.fit, self.settings, Vote(self.world)
-        with watching_signals() as stop:
-            while fit.step < settings.steps:
-                fit.advance()
-                if fit.step % settings.log_every == 0 or fit.step == settings.steps:
-                    figures, validation = self.figures(), self.validation()
-                    self.try_to(self.tell, figures, validation)
-                if self.snapshot_due():  # before the state, from which a killed run resumes
-                    self.try_to(self.keep_averages)
-                asked, due = vote.cast(stop.signal or 0, self.due())
-                if asked:
-                    self.leave(asked)
-                if fit.step < settings.steps:  # the last state and preview come with the model
-                    if due:
-                        self.require_hope()
-                        self.try_to(self.save)
-                    if fit.step % settings.preview_every == 0:
-                        self.try_to(self.show)
-            vote.counted()
+        while fit.step < settings.steps:
+            fit.advance()
+            if fit.step % settings.log_every == 0 or fit.step == settings.steps:
+                self.tell(self.figures(), self.validation())
+            if self.snapshot_due():  # before the state, from which a killed run resumes
+                self.try_to(self.keep_averages)
+            asked, due = vote.cast(stop.signal or 0, self.due())
+            if asked:
+                self.leave(asked)
+            if fit.step < settings.steps:  # the last state and preview come with the model
+                if due:
+                    self.require_hope()
+                    self.try_to(self.save)
+                if fit.step % settings.preview_every == 0:
+                    self.show()
+        vote.counted()
 
     def leave(self, signal: int) -> None:
         """Save the state and raise Interrupted."""
@@ -227,7 +204,7 @@ class _Session:
             write_snapshot(self.out, self.task.header, self.fit.step, averages)
 
     def try_to(self, write: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
-        """Write something; where that fails, as on a full disk, say so and train on."""
+        """Keep something; where that fails, as on a full disk, say so and train on."""
         try:
             write(*arguments, **named)
         except ReflowError as error:
@@ -237,19 +214,28 @@ class _Session:
     def tell(self, figures: Means, validation: Mapping[str, float]) -> None:
         """Write a line of the log."""
         if self.observers:
-            self.observers.log(self.fit, figures, validation)
+            with harmless("the log"):
+                self.observers.log(self.fit, figures, validation)
 
     def show(self) -> None:
         """Write the preview of the averaged model."""
         self.fit.averaged()
         if self.observers:
-            picture = preview(self.model, seed=self.task.recipe.seed, device=self.fit.device)
-            self.observers.show(self.fit.step, picture)
+            with harmless("the preview"):
+                picture = preview(self.model, seed=self.task.recipe.seed, device=self.fit.device)
+                self.observers.show(self.fit.step, picture)
 
-    def publish(self) -> None:
-        """Write the averaged model: the stage is complete."""
-        self.save()
-        self.try_to(self.show)
+    def publish(self, stop: Stop) -> None:
+        """Write the averaged model: the stage is complete, even where the last state finds no room.
+
+        A signal that comes as late as this changes nothing but that there is no last preview.
+        """
+        try:
+            self.save()
+        except UnwrittenStateError as error:
+            say(f"{str(error).partition(';')[0]}. The model is written without it")
+        if not agree(stop.signal, self.world):
+            self.show()
         averaged = self.fit.averaged()
         if self.world.leads:
             write_artifact(self.out / MODEL, averaged.state_dict(), self.task.header)
@@ -285,11 +271,13 @@ class _Session:
         average = self.fit.averaged()
         if not self.world.leads:
             return {}
-        return validate(
-            average,
-            self.task.sides,
-            self.task.objective,
-            batch=self.fit.size,
-            seed=self.fit.seed,
-            device=self.fit.device,
-        )
+        with harmless("validation"):
+            return validate(
+                average,
+                self.task.sides,
+                self.task.objective,
+                batch=self.fit.size,
+                seed=self.fit.seed,
+                device=self.fit.device,
+            )
+        return {}

@@ -1,7 +1,9 @@
 """States: what is kept, what is refused, and how a training run goes on from them."""
 
 import json
+import re
 import shutil
+import signal
 from collections import namedtuple
 from pathlib import Path
 
@@ -10,9 +12,10 @@ from commands import TINY, Command, artifacts, run_all
 from sessions import steps_saved, steps_taken, train
 from shared import built
 
-from reflow.artifacts import read_header
+from reflow.artifacts import read_artifact, read_header
 from reflow.errors import ReflowError
-from reflow.training.checkpoints import Checkpoints
+from reflow.training.checkpoints import SPARE, Checkpoints
+from reflow.training.fit import Fit
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -141,10 +144,6 @@ def test_other_settings_are_refused(reflow: Command, stopped: Path) -> None:
     assert (stopped / "state.safetensors").read_bytes() == before
 
 
-def full(path: object) -> Usage:  # noqa: ARG001
-    return Usage(10**9, 10**9 - 2 * 10**6, 2 * 10**6)
-
-
 def test_fresh_discards_what_stands_there_but_not_at_a_restart_by_torchrun(
     reflow: Command, chain: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,17 +157,54 @@ def test_fresh_discards_what_stands_there_but_not_at_a_restart_by_torchrun(
     assert steps[10:] == list(range(1, 31))
 
 
-def test_a_state_that_does_not_fit_on_the_disk_is_not_begun(
-    reflow: Command, stopped: Path, monkeypatch: pytest.MonkeyPatch
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Make every disk have this many bytes free."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - count, count))  # noqa: ARG005
+
+
+def test_a_state_that_does_not_fit_on_the_disk_is_not_begun_and_the_model_is_written(
+    reflow: Command, chain: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (stopped / "state.safetensors").read_bytes()
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full(path)._replace(free=1000))
-    line = train(reflow, stopped, code=1)
-    assert "state.safetensors needs" in line
-    assert "MB are free" in line
+    free(monkeypatch, 1000)
+    said = train(reflow, stopped)
+    assert "state.safetensors needs" in said
+    assert "MB are free. The model is written without it" in said
+    assert artifacts(stopped) == artifacts(chain / "base")
     assert (stopped / "state.safetensors").read_bytes() == before
     monkeypatch.undo()
-    train(reflow, stopped)
+    assert "resuming at step 20" in train(reflow, stopped, steps=31)
+
+
+@pytest.mark.parametrize("less", [1, 600_000, SPARE])
+def test_what_a_state_needs_is_said_to_be_more_than_what_is_free(
+    reflow: Command, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, less: int
+) -> None:
+    _, tensors = read_artifact(chain / "base" / "state.safetensors", "state")
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + SPARE
+    free(monkeypatch, needed - less)
+    said = train(reflow, tmp_path / "base")
+    found = re.search(r"needs (\d+) MB and (\d+) MB are free", said)
+    assert found is not None
+    assert int(found[1]) > int(found[2])
+    free(monkeypatch, needed)
+    assert "MB are free" not in train(reflow, tmp_path / "other")
+
+
+def test_a_state_that_is_not_written_leaves_a_signal_unanswered(
+    reflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exit code says that the state is saved."""
+    advance = Fit.advance
+
+    def interrupted(self: Fit) -> None:
+        advance(self)
+        if self.step == 5:
+            signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr(Fit, "advance", interrupted)
+    free(monkeypatch, 1000)
+    assert "MB are free; no state was saved. Free some" in train(reflow, tmp_path / "base", code=1)
 
 
 def test_one_failed_write_does_not_end_a_training(
