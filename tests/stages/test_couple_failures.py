@@ -183,14 +183,13 @@ def test_a_velocity_that_is_no_number_names_the_pair_and_the_time(
     assert artifacts(out) == artifacts(tmp_path / "calm")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_keeps_the_complete_shards_and_names_the_command(
     reflow: Command,
     chain: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
-    code: int,
 ) -> None:
     network, calls = Model.forward, 0
 
@@ -206,7 +205,7 @@ def test_a_signal_keeps_the_complete_shards_and_names_the_command(
     planned(chain, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Model, "forward", forward)
-        line = one_line(reflow(*command(chain, tmp_path)), code)
+        line = one_line(reflow(*command(chain, tmp_path)), 128 + number)
     assert "complete" in line
     assert "are kept" in line
     assert f"Resume with: reflow couple {chain / 'base'} --out" in line

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,29 @@ class Forks:
             command, cwd=SUPPORT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, *arguments: object, flushes: int = 0) -> Job:
-        """Run `reflow ARGUMENTS`, killed by SIGKILL in that flush to the disk if there is a number."""
+    def start(
+        self,
+        *arguments: object,
+        flushes: int = 0,
+        streams: Mapping[int, str] | None = None,
+        ignoring: int = 0,
+    ) -> Job:
+        """Run `reflow ARGUMENTS`, killed by SIGKILL in that flush to the disk if there is a number.
+
+        streams: what befalls standard streams by number: "closed", "full" (a disk) or "unread" (a pipe that nobody
+        reads). ignoring: a signal that is ignored, as after nohup.
+        """
         assert self.server.stdin is not None and self.server.stdout is not None
         self.count += 1
         notes = self.place / str(self.count)
         notes.mkdir()
-        order = {"arguments": [*map(str, arguments)], "notes": str(notes), "flushes": flushes}
+        order = {
+            "arguments": [*map(str, arguments)],
+            "notes": str(notes),
+            "flushes": flushes,
+            "streams": [*(streams or {}).items()],
+            "ignoring": ignoring,
+        }
         self.server.stdin.write(f"{json.dumps(order)}\n")
         self.server.stdin.flush()
         return Job(notes, int(self.server.stdout.readline()))
@@ -97,12 +114,33 @@ def die_at(number: int) -> None:
     os.fsync = last  # type: ignore[assignment]
 
 
+def befall(number: int, what: str) -> None:
+    """Give this process a standard stream such as a shell might."""
+    if what == "closed":
+        os.close(number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as Python does then
+        return
+    if what == "full":
+        handle = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, handle = os.pipe()
+        os.close(reader)
+    os.dup2(handle, number)
+    os.close(handle)
+
+
 def obey(order: dict[str, Any]) -> None:
     """Run the command of an order and end this process."""
     nothing = os.open(os.devnull, os.O_RDWR)
     said = os.open(Path(order["notes"]) / "stderr", os.O_WRONLY | os.O_CREAT)
     for number, handle in enumerate((nothing, nothing, said)):
         os.dup2(handle, number)
+    os.close(nothing)
+    os.close(said)
+    for number, what in order["streams"]:
+        befall(number, what)
+    if order["ignoring"]:
+        signal.signal(order["ignoring"], signal.SIG_IGN)
     sys.argv = ["reflow", *order["arguments"]]
     if order["flushes"]:
         die_at(order["flushes"])
@@ -111,7 +149,8 @@ def obey(order: dict[str, Any]) -> None:
         main()  # which turns all but SystemExit into that
     except SystemExit as leave:
         code = leave.code
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     os._exit(code or 0)
 
 
