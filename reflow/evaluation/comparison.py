@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reflow.errors import ReflowError
-from reflow.evaluation.results import figures_of, method_of
+from reflow.evaluation.results import figures_of, method_of, number
 from reflow.recipes.read import flat
 from reflow.terminal import aligned
 
@@ -122,9 +122,12 @@ def _method(figure: Entry) -> tuple[Any, ...]:
 
 
 def _difference(before: Entry, after: Entry, name: str) -> Result:
-    """Return both values, their difference and its noise; without that, of very few samples, None."""
+    """Return both values, their difference and its noise: None where they cannot be told."""
     errors = [figure["noise"].get(name) for figure in (before, after)]
     noise = None if None in errors else math.hypot(*errors)
+    if before[name] is None or after[name] is None:
+        nothing = {"difference": None, "noise": noise, "within_noise": False}
+        return {"first": before[name], "second": after[name], **nothing}
     difference = after[name] - before[name]
     within = difference == 0 or (noise is not None and abs(difference) < ERRORS * noise)
     return {
@@ -137,6 +140,8 @@ def _difference(before: Entry, after: Entry, name: str) -> Result:
 
 
 def _cell(found: Entry) -> str:
+    if found["difference"] is None:
+        return number(None)
     noise = "" if found["noise"] is None else f" ± {found['noise']:.1g}"
     return f"{found['difference']:+.3g}{noise} {CHANCE if found['within_noise'] else ' '}"
 

@@ -37,6 +37,7 @@ class Reference:
     training: DataSet
     held_out: DataSet
 
+    @np.errstate(over="ignore", invalid="ignore")  # of samples far out: what overflows is no figure
     def figures(self, samples: Tensor, labels: RowNumbers | None = None) -> dict[str, Any]:
         """Return the figures of samples (N, *event) against held-out data, and their noise.
 
@@ -52,6 +53,7 @@ class Reference:
         counts = np.bincount(self.classifier.classes(samples), minlength=len(names))
         return {name: int(count) / len(samples) for name, count in zip(names, counts, strict=True)}
 
+    @np.errstate(over="ignore", invalid="ignore")
     def nearest_training(self, samples: Tensor) -> dict[str, float]:
         """Return how far samples are from the nearest training sample, RMS per dimension."""
         found = nearest_distances(samples.flatten(1).numpy(), self._training())

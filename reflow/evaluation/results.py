@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from reflow.artifacts import finite
 from reflow.errors import ReflowError
 from reflow.terminal import aligned
 
@@ -17,7 +18,7 @@ SCHEMA = 2
 
 def to_json(result: Mapping[str, Any]) -> str:
     """Return the result as it is written."""
-    return json.dumps(result, indent=1)
+    return json.dumps(finite(result), indent=1, allow_nan=False)
 
 
 def times_beside(out: Path) -> Path:
@@ -49,7 +50,7 @@ def to_table(result: Mapping[str, Any]) -> str:
     lines = aligned(rows, left=(0, 2))
     for model in models:
         if model["straightness"] is not None:
-            lines.append(f"straightness of {model['path']}: {model['straightness']:.4g}")
+            lines.append(f"straightness of {model['path']}: {number(model['straightness'])}")
         if (known := model.get("likelihood")) is not None:
             lines.append(f"likelihood of held-out data by {model['path']}: {_likelihood(known)}")
     for name, near in (
@@ -57,8 +58,8 @@ def to_table(result: Mapping[str, Any]) -> str:
         ("held-out data", result["nearest_training"]["held_out"]),
     ):
         lines.append(
-            f"nearest training sample of {name}: RMS {near['median']:.4g} (median), "
-            f"{near['fifth_percentile']:.4g} (5th percentile)"
+            f"nearest training sample of {name}: RMS {number(near['median'])} (median), "
+            f"{number(near['fifth_percentile'])} (5th percentile)"
         )
     return "\n".join(lines)
 
@@ -67,17 +68,23 @@ def _likelihood(known: Mapping[str, Any]) -> str:
     """Return the likelihood in words, with its standard error over samples."""
     bits = known["bits_per_dimension"]
     value, unit = (known["nats"], "nats") if bits is None else (bits, "bits per dimension")
-    return f"{value['mean']:.4g} ± {value['error']:.2g} {unit} ({known['samples']} samples)"
+    error = number(value["error"], ".2g")
+    return f"{number(value['mean'])} ± {error} {unit} ({known['samples']} samples)"
 
 
 def _cells(entry: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    return [f"{entry[name]:.4g}" for name in names]
+    return [number(entry[name]) for name in names]
+
+
+def number(value: float | None, form: str = ".4g") -> str:
+    """Return a figure in few digits, or that there is none."""
+    return "n/a" if value is None else format(value, form)
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Return what reflow evaluate wrote."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        content: dict[str, Any] = finite(json.loads(path.read_text("utf-8")))
     except OSError as error:
         raise ReflowError(
             f"{path} cannot be read ({error.strerror or error}); give a file that reflow evaluate wrote"

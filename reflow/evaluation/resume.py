@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflow.artifacts import canonical
+from reflow.artifacts import canonical, finite
 from reflow.artifacts.files import write_atomically, writing
 
 SUFFIX = ".unfinished"
@@ -34,7 +34,9 @@ class PartialResults:
         """Keep a result."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(key), json.dumps(result).encode())  # the order of names stays
+        write_atomically(
+            self._path(key), json.dumps(finite(result), allow_nan=False).encode()
+        )  # the order of names stays
 
     def clear(self) -> None:
         """Forget all of them, once the file is complete."""

@@ -11,6 +11,7 @@ All depend on the number of samples, so sets of equal size are compared. Samples
 Euclidean; no more than CHUNK of them are in memory at a time.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -88,7 +89,9 @@ def density_coverage(generated: Samples, real: Samples | Manifold) -> tuple[floa
 
 
 def spread_ratio(generated: Samples, real: Samples) -> float:
-    """Return the root of the ratio of total variances: 1 is as varied as the real samples."""
+    """Return the root of the ratio of total variances: 1 is as varied as the real samples; one has none."""
+    if len(generated) < 2:
+        return math.nan
     ours, theirs = (np.asarray(x, np.float64).var(axis=0, ddof=1).sum() for x in (generated, real))
     return float(np.sqrt(ours / max(theirs, np.finfo(np.float64).tiny)))
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reflow.artifacts import LOG, MODEL, PAIRS, Header, file_digest, read_header
+from reflow.artifacts import LOG, MODEL, PAIRS, Header, file_digest, finite, read_header
 from reflow.artifacts.facts import Average, ModelFacts, PairFacts, model_facts, pair_facts
 from reflow.errors import ReflowError
 from reflow.evaluation.results import read_evaluation, with_times
@@ -129,7 +129,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [finite(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
     except ValueError as error:
         raise ReflowError(f"{path} is not JSON lines; remove it to report without it") from error
 

@@ -53,7 +53,7 @@ def facts(run: Run) -> list[Fact]:
     straight, ratio = _straight(evaluated), times_straighter(evaluated)
     if ratio is not None:
         found.append(Fact("times straighter", tell(ratio), f"{straight[-1][0]} than {straight[0][0]}"))
-    if "recall" in few and "recall" in floor:
+    if few.get("recall") is not None and floor.get("recall") is not None:
         found.append(
             Fact(f"recall of {last}", f"{few['recall']:.2f}", f"training data: {floor['recall']:.2f}")
         )
@@ -137,6 +137,8 @@ def _copies(evaluation: Mapping[str, Any], evaluated: Evaluated) -> str | None:
     near = evaluated[last].get("nearest_training")
     held_out = evaluation.get("nearest_training", {}).get("held_out")
     if not near or not held_out:
+        return None
+    if any(one[key] is None for one in (near, held_out) for key in NEAREST):
         return None
     both = all(near[key] >= NEARER * held_out[key] for key in NEAREST)
     verdict = "no sign of memorising" if both else "nearer than unseen data, so look for copies"

@@ -3,7 +3,7 @@
 `evaluated` are a run's models as the evaluation describes them, by name.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,11 @@ def curves(runs: Sequence[tuple[str, Run]]) -> list[Chart]:
         for name in distances_of(found[0][1].evaluation if found else None)
         if all(name in distances_of(run.evaluation) for _, run in found)
     ]
-    return [_curve(name, found) for name in common]
+    return [
+        _curve(name, found)
+        for name in common
+        if any(_curve_of(m, name) for _, run in found for m in run.evaluated().values())
+    ]
 
 
 def straightness_table(evaluated: Evaluated) -> Table | None:
@@ -164,9 +168,9 @@ def along(evaluated: Evaluated) -> list[Chart]:
     charts = []
     for key, title in ALONG.items():
         lines = [
-            Series(name, list(zip(flow["times"], flow[key], strict=True)), number)
+            Series(name, points, number)
             for number, (name, flow) in enumerate(flows.items())
-            if flow.get(key)
+            if (points := _known(zip(flow["times"], flow.get(key) or [], strict=False)))
         ]
         if lines:
             axis = Axis("t, from noise (0) to data (1)", ticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
@@ -247,14 +251,23 @@ def _with_error(found: Mapping[str, Any], name: str, told: Callable[[float], str
     return f"{told(found[name])} ± {tell_zeros(error, 2)}" if error else told(found[name])
 
 
+def _known(points: Iterable[tuple[float, float | None]]) -> list[tuple[float, float]]:
+    """Return the points whose figure is known."""
+    return [(x, y) for x, y in points if y is not None]
+
+
+def _curve_of(model: Mapping[str, Any], metric: str) -> list[tuple[float, float]]:
+    """Return a distance of a model per number of evaluations."""
+    return _known((f["nfe"], f.get(metric)) for f in ladder(model))
+
+
 def _curve(metric: str, runs: Sequence[tuple[str, Run]]) -> Chart:
     lines, floors = [], []
     for number, (prefix, run) in enumerate(runs):
         assert run.evaluation is not None
         floors.append(run.evaluation["floor"][metric])
         for place, (name, model) in enumerate(run.evaluated().items()):
-            points = [(f["nfe"], f[metric]) for f in ladder(model) if f.get(metric) is not None]
-            if points:
+            if points := _curve_of(model, metric):
                 style = number if prefix else place
                 dashed = bool(prefix) and place > 0
                 lines.append(Series(f"{prefix}{name}", points, style, mark=place, dashed=dashed))
@@ -262,7 +275,7 @@ def _curve(metric: str, runs: Sequence[tuple[str, Run]]) -> Chart:
     values = [value for line in lines for _, value in line.points]
     words = words_of(metric)
     y = Axis(words, log=min(values) > 0)  # an unbiased estimate may be below zero
-    same = len(set(floors)) == 1 and (floors[0] > 0 or not y.log)
+    same = len(set(floors)) == 1 and floors[0] is not None and (floors[0] > 0 or not y.log)
     title = words[0].upper() + words[1:]
     return chart(title, lines, x, y, rule=(FLOOR, floors[0]) if same else None, tell=tell)
 

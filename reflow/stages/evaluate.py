@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from reflow.artifacts import finite
 from reflow.artifacts.files import prepare, write_atomically
 from reflow.data import DataSet
 from reflow.devices import choose_device
@@ -70,6 +71,7 @@ def run(
     by_model = [[next(found) for _ in some] for some in tasks]
     result = {"schema": SCHEMA, "seed": recipe.seed, **measure.reference(samplers.labels), **told}
     result["models"] = list(map(_model, paths, models, tasks, by_model))
+    result = dict(finite(result))
     _write(times_beside(out), _times(samplers, paths, models, by_model))
     _write(out, result)
     finished.clear()

@@ -6,7 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reflow.artifacts import MODEL, PAIRS, SHARDS, STATE, Header, file_digest, read_artifact, read_header
+from reflow.artifacts import (
+    MODEL,
+    PAIRS,
+    SHARDS,
+    STATE,
+    Header,
+    file_digest,
+    finite,
+    read_artifact,
+    read_header,
+)
 from reflow.artifacts.facts import Average
 from reflow.cost import Cost, cost_of
 from reflow.data.cache import verify
@@ -157,7 +167,7 @@ def _usual_rate(recipe: Recipe) -> float:
 
 
 def _json(content: dict[str, Any]) -> str:
-    return json.dumps({"schema": SCHEMA, **content}, indent=1, sort_keys=True)
+    return json.dumps(finite({"schema": SCHEMA, **content}), indent=1, sort_keys=True, allow_nan=False)
 
 
 def cost_text(cost: Cost, rate: float) -> str:

@@ -75,8 +75,8 @@ class Forks:
     ) -> Job:
         """Run `reflow ARGUMENTS`, killed by SIGKILL in that flush to the disk if there is a number.
 
-        streams: what befalls standard streams by number: "closed", "full" (a disk) or "unread" (a pipe that nobody
-        reads). ignoring: a signal that is ignored, as after nohup.
+        streams: what befalls standard streams by number: "closed", "full" (a disk) or "unread" (a pipe that
+        nobody reads). ignoring: a signal that is ignored, as after nohup.
         """
         assert self.server.stdin is not None and self.server.stdout is not None
         self.count += 1
