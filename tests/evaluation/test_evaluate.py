@@ -14,6 +14,7 @@ from reflow.data import DataSet, open_data, split
 from reflow.evaluation import reference as module
 from reflow.evaluation.floor import draws, strata
 from reflow.evaluation.reference import Reference, reference_of
+from reflow.evaluation.results import to_json, to_table
 from reflow.evaluation.scores import NEUTRAL, evenly
 from reflow.metrics.precision_recall import density_coverage
 from reflow.models import load_model
@@ -57,6 +58,20 @@ def test_the_nearest_is_looked_for_among_a_stated_number_spread_evenly(
     assert stick.nearest_training(among)["median"] == 0
     left_out, _ = training.take(evenly(len(training), 100) + 1)
     assert stick.nearest_training(left_out)["fifth_percentile"] > 0
+
+
+def test_figures_that_overflow_are_null_and_warn_of_nothing() -> None:
+    recipe = read_recipe("gaussians", {"evaluate.samples": 40})
+    data = open_data(recipe.data, 0)
+    stick = reference_of(recipe, *split(data, 0.2, 0), {})
+    far, _ = data.take(np.arange(40))
+    found = stick.figures(far * 1e30) | {"nearest": stick.nearest_training(far * 1e30)}
+    one = stick.figures(far[:1])
+    written = json.loads(to_json({"far": found, "one": one}), parse_constant=pytest.fail)
+    assert written["far"]["recall"] == 0
+    assert written["one"]["spread"] is None  # of one sample
+    table = {"floor": found, "models": [], "nearest_training": {"held_out": written["far"]["nearest"]}}
+    assert "n/a" in to_table(table | {"floor": written["one"]})
 
 
 def test_real_data_covers_real_data_and_noise_covers_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 import shlex
 import shutil
@@ -207,6 +208,42 @@ def test_all_that_evaluations_can_hold_is_shown(reflow: Command, plane: Path, tm
         "Kernel distance on classifier features",
     ):
         assert words in page
+
+
+def unknown(content: Any, name: str = "") -> Any:
+    """Return an evaluation whose figures are NaN, but for what says how they were made."""
+    if isinstance(content, dict):
+        return {key: unknown(value, key) for key, value in content.items()}
+    if isinstance(content, list):
+        return [unknown(value, name) for value in content]
+    made_by = ("nfe", "tolerance", "times", "size", "unit", "moon", "other moon")
+    return math.nan if isinstance(content, float) and name not in made_by else content
+
+
+def test_figures_that_could_not_be_computed_break_no_reader(
+    reflow: Command, plane: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(plane, tmp_path / "run"))
+    filled(run)
+    path, log = run / "evaluation.json", run / "base" / "log.jsonl"
+    path.write_text(json.dumps(unknown(json.loads(path.read_text()))))
+    log.write_text(
+        "".join(f"{json.dumps(unknown(json.loads(line)))}\n" for line in log.read_text().splitlines())
+    )
+    assert "NaN" in path.read_text()
+    assert "NaN" in log.read_text()
+    answer = reflow("report", run, plane, "--out", tmp_path / "both.html")
+    assert answer.code == 0, answer.err
+    answer = reflow("report", run, "--out", tmp_path / "report.html")
+    assert answer.code == 0, answer.err
+    text = re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text())
+    assert "n/a" in text
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+    told = reflow("compare", path, path)
+    assert told.code == 0, told.err
+    assert "n/a" in told.out
+    assert "nan" not in told.out
+    json.loads(reflow("compare", path, path, "--json").out, parse_constant=pytest.fail)
 
 
 def copied(run: Path, place: Path, **changes: Any) -> Path:
