@@ -1,9 +1,9 @@
 """Artifacts on disk: the only module that reads or writes safetensors headers.
 
 An artifact is a safetensors file whose one metadata entry, `reflow`, is canonical JSON: format, kind,
-stage, rectification, recipe, parents, facts and the SHA-256 of its tensors. Equal inputs give equal
-bytes. Files appear under their name only when complete: they are written beside it, flushed to the
-disk and renamed. Reading a header does not import torch.
+stage, rectification, recipe, parents, facts, the SHA-256 of its tensors and that of all these entries.
+Equal inputs give equal bytes. Files appear under their name only when complete: they are written beside
+it, flushed to the disk and renamed. Reading a header does not import torch.
 """
 
 import hashlib
@@ -27,6 +27,8 @@ MODEL, STATE, LOG, PREVIEW = "model.safetensors", "state.safetensors", "log.json
 PREVIOUS = "state-previous.safetensors"
 AVERAGES, TRACKING = "averages-*.safetensors", "tracking"
 PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
+SEAL = "header"  # names the digest of everything beside it
+UNSEALED = {"format", "kind", "stage", "rectification", "recipe", "parents", "facts", "payload", "shards"}
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 Kind = Literal["model", "state", "averages", "pairs", "data", "classifier", "features"]
@@ -46,6 +48,11 @@ class Header:
     def to_json(self, **more: Any) -> str:
         """Return canonical JSON, with further entries beside the header's own."""
         return canonical({"format": FORMAT, **asdict(self), **more})
+
+    def sealed(self, **more: Any) -> str:
+        """Return the same with its own digest, by which readers notice a changed character."""
+        content = json.loads(self.to_json(**more))
+        return canonical(content | {SEAL: _content_digest(content)})
 
 
 def canonical(content: Any) -> str:
@@ -69,7 +76,7 @@ def write_artifact(
     from safetensors.torch import save
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = header.to_json(payload=payload_digest(ready))
+    text = header.sealed(payload=payload_digest(ready))
     content = save(ready, metadata={ENTRY: text})
     put = write_atomically(path, content, once=once)
     return hashlib.sha256(content).hexdigest() if put else file_digest(path)
@@ -103,13 +110,14 @@ def read_header(path: Path, kind: Kind | None = None) -> Header:
 
 
 def parse_header(content: dict[str, Any], path: Path) -> Header:
-    """Return the header in a decoded JSON object; `path` names the file in messages."""
+    """Return the header in a decoded JSON object, checked; `path` names the file in messages."""
     version = content.get("format")
     if version != FORMAT:
         raise ReflowError(
             f"{path} has artifact format {version!r} and this reflow reads {FORMAT}; "
             "use the version of reflow that wrote it, or a newer one"
         )
+    _require_seal(content, path)
     try:
         header = Header(**{name: content[name] for name in Header.__dataclass_fields__})
     except KeyError as error:
@@ -145,7 +153,7 @@ def preamble(header: Header, tensors: Mapping[str, tuple[str, tuple[int, ...], i
 
     The JSON is padded with blanks, as the format allows, so that it can be written after the tensors.
     """
-    layout: dict[str, Any] = {"__metadata__": {ENTRY: header.to_json()}}
+    layout: dict[str, Any] = {"__metadata__": {ENTRY: header.sealed()}}
     end = 0
     for name, (dtype, shape, size) in tensors.items():
         layout[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
@@ -215,6 +223,22 @@ def _read_entry(path: Path) -> tuple[Header, str]:
     if not isinstance(content, dict):
         raise foreign(path)
     return parse_header(content, path), str(content.get("payload"))
+
+
+def _require_seal(content: dict[str, Any], path: Path) -> None:
+    """Refuse a header that is not as it was written; earlier versions wrote none of these digests."""
+    seal = content.get(SEAL)
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    try:
+        sound = seal == _content_digest(rest) if SEAL in content else content.keys() <= UNSEALED
+    except ValueError:  # NaN and infinity, which JSON of ours does not hold
+        sound = False
+    if not sound:
+        raise damaged(path, "its header does not match its digest")
+
+
+def _content_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
 def _require_kind(path: Path, header: Header, kind: Kind) -> None:

@@ -105,9 +105,18 @@ def require_same(path: Path, found: Header, wanted: Header, *, growing: bool = F
 
     What is in RHYTHM may differ, and so may, if `growing`, the steps of the stage: more than before.
     """
+    if found_differences := differences(found, wanted, growing=growing):
+        raise ReflowError(
+            f"{path} was made with other settings: {'; '.join(found_differences)}. "
+            "Give another --out, or --fresh to discard it"
+        )
+
+
+def differences(found: Header, wanted: Header, *, growing: bool = False) -> list[str]:
+    """Return in words how what is there differs from what is wanted now; what may differ as above."""
     grown = f"{wanted.stage}.steps" if growing else ""
     averages = (header.facts.get("average", {}) for header in (found, wanted))
-    differences = [
+    told = [
         f"{name} is {before} there and {now} now"
         for name, before, now in (
             *_differences("", found.recipe, wanted.recipe),
@@ -117,18 +126,14 @@ def require_same(path: Path, found: Header, wanted: Header, *, growing: bool = F
     ]
     for what in ("kind", "stage", "rectification"):
         if getattr(found, what) != getattr(wanted, what):
-            differences.append(f"{what} is {getattr(found, what)} there, {getattr(wanted, what)} now")
+            told.append(f"{what} is {getattr(found, what)} there, {getattr(wanted, what)} now")
     there, now = (header.facts.get("weights") for header in (found, wanted))
     if there != now:
-        differences.append(f"the weights of the pairs are {there} there and {now} now")
+        told.append(f"the weights of the pairs are {there} there and {now} now")
     for role in sorted(found.parents | wanted.parents):
         if found.parents.get(role) != wanted.parents.get(role):
-            differences.append(f"it was made from other {role}")
-    if differences:
-        raise ReflowError(
-            f"{path} was made with other settings: {'; '.join(differences)}. "
-            "Give another --out, or --fresh to discard it"
-        )
+            told.append(f"it was made from other {role}")
+    return told
 
 
 def _differences(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -9,9 +9,10 @@ from then on pairs are read through memory maps.
 import json
 import os
 import resource
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from reflow.artifacts import (
     foreign,
     missing,
     parse_header,
+    read_header,
     write_artifact,
 )
 from reflow.artifacts.facts import PairFacts, pair_facts
 from reflow.artifacts.files import write_atomically
+from reflow.artifacts.stage_directory import differences
 from reflow.errors import ReflowError
 from reflow.flow import Pair
 from reflow.pairs.shard import Shard, ShardLayout, as_float, check, open_shard, read_layout
@@ -59,7 +62,7 @@ def write_shard(path: Path, pair: Pair, header: Header) -> str:
 
 def write_index(directory: Path, header: Header, shards: Sequence[dict[str, Any]]) -> None:
     """Write the index: the set is complete from here on."""
-    text = header.to_json(shards=list(shards))
+    text = header.sealed(shards=list(shards))
     write_atomically(directory / PAIRS, (text + "\n").encode())
 
 
@@ -127,19 +130,19 @@ class PairStore:
 def open_pairs(directory: Path, progress: Progress | None = None) -> PairStore:
     """Return the pairs in a directory after reading all of them once to check them against the index.
 
-    Raises ReflowError when a shard is missing, altered or of another shape, or values are not finite.
+    Raises ReflowError when a shard is missing, altered, of another set or shape, or values are not finite.
     """
     path = directory / PAIRS
     header, listed = read_index(path)
     try:
         facts = pair_facts(header.facts)
-        files = [directory / str(entry["file"]) for entry in listed]
+        names = [str(entry["file"]) for entry in listed]
         digests = [str(entry["sha256"]) for entry in listed]
         counts = [int(entry["count"]) for entry in listed]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"its facts or shards are incomplete ({error})") from error
-    if sum(counts) < 1 or min(counts) < 0:
-        raise damaged(path, "it lists no pairs")
+    _require_whole(path, names, digests, counts, facts.count)
+    files = [directory / name for name in names]
     for file in files:
         if not file.exists():
             raise damaged(directory, f"shard {file.name} is missing")
@@ -150,10 +153,41 @@ def open_pairs(directory: Path, progress: Progress | None = None) -> PairStore:
     if len(kinds := {layout.slots["image"].dtype for layout in layouts}) > 1:
         raise damaged(directory, f"its images are {' and '.join(sorted(kinds))}, in one set")
     _check_all(layouts, digests, drawn=not facts.inverted, progress=progress)
+    for file in files:
+        _require_of_set(file, header)
     _allow_open_files(len(files))
     shards = [open_shard(layout) for layout in layouts]
     starts = np.cumsum([0, *counts[:-1]], dtype=np.int64)
     return PairStore(header, facts, file_digest(path), shards, starts, sum(counts))
+
+
+def _require_whole(
+    index: Path, names: list[str], digests: list[str], counts: list[int], announced: int | None
+) -> None:
+    """Refuse a list of shards that names other places, lists pairs twice or leaves some out."""
+    for name in names:
+        if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+            raise damaged(index, f"it lists {name!r}, which is not the name of a file beside it")
+    if sum(counts) < 1 or min(counts) < 0:
+        raise damaged(index, "it lists no pairs")
+    filled = [digest for digest, count in zip(digests, counts, strict=True) if count]
+    for values in (names, filled):
+        if twice := [value for value, times in Counter(values).items() if times > 1]:
+            raise damaged(index, f"it lists {twice[0]} twice")
+    if announced is not None and announced != sum(counts):
+        raise damaged(index, f"it announces {announced} pairs and lists shards with {sum(counts)}")
+
+
+def _require_of_set(file: Path, index: Header) -> None:
+    """Refuse a shard that was not made for this index, which may have further parents and facts."""
+    own = read_header(file, "pairs")
+    of_shards = replace(index, parents={role: index.parents.get(role, "") for role in own.parents})
+    told = differences(own, of_shards)
+    for fact in ("event", "classes", "inverted"):
+        if own.facts.get(fact) != index.facts.get(fact):
+            told.append(f"{fact} is {own.facts.get(fact)} there, {index.facts.get(fact)} in the index")
+    if told:
+        raise damaged(file, f"it does not belong to {PAIRS} ({'; '.join(told)})")
 
 
 def _check_all(

@@ -1,9 +1,12 @@
 """Artifacts: whole or absent, equal bytes for equal inputs, checked on reading, readable for ever."""
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,47 @@ def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(altered)
         with pytest.raises(ReflowError, match="damaged"):
             read_artifact(path, "model")
+
+
+def test_any_changed_bit_of_a_header_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    header = replace(HEADER, recipe={"sigma_data": 0.5, "tolerance": 1e-05}, facts={"step": 40})
+    write_artifact(path, tensors(), header)
+    content = path.read_bytes()
+    unnoticed = []
+    for position in range(8 + int.from_bytes(content[:8], "little")):
+        for bit in (0x01, 0x04, 0x20):
+            altered = bytearray(content)
+            altered[position] ^= bit
+            path.write_bytes(altered)
+            with contextlib.suppress(ReflowError):
+                found, _ = read_artifact(path, "model")
+                unnoticed += [position] if found != header else []
+    assert not unnoticed
+
+
+def test_a_changed_digit_is_refused_by_all_who_read_headers(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    write_artifact(path, tensors(), replace(HEADER, kind="state", facts={"step": 1800}))
+    assert path.read_bytes().count(b"1800") == 1
+    path.write_bytes(path.read_bytes().replace(b"1800", b"1200"))
+    for read in (lambda: read_header(path), lambda: read_artifact(path, "state")):
+        with pytest.raises(ReflowError, match="header does not match its digest"):
+            read()
+
+
+def test_headers_of_earlier_versions_have_no_digest_and_load(tmp_path: Path) -> None:
+    """The golden files are such; no later version has other entries without one."""
+    for kind, name in (("model", "base/model"), ("state", "base/state"), ("model", "student/model")):
+        shutil.copy(GOLDEN / f"{name}.safetensors", tmp_path / "m")
+        with safe_open(tmp_path / "m", "pt") as file:
+            assert "header" not in json.loads(file.metadata()["reflow"])
+        assert read_header(tmp_path / "m").kind == kind
+    path = tmp_path / "m"
+    write_artifact(path, tensors(), HEADER)
+    path.write_bytes(path.read_bytes().replace(b'\\"header\\":', b'\\"leader\\":'))
+    with pytest.raises(ReflowError, match="header does not match its digest"):
+        read_header(path)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:

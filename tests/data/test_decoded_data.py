@@ -30,6 +30,22 @@ def test_inspect_reads_decoded_data_whole(tmp_path: Path, place: Path, reflow: C
         assert "do not match its digest; delete it" in one_line(reflow("inspect", file))
 
 
+def test_a_changed_digit_in_the_header_of_decoded_data_is_noticed(
+    tmp_path: Path, place: Path, reflow: Command
+) -> None:
+    """`inspect` refuses it, and a start decodes again."""
+    np.savez(tmp_path / "a.npz", images=RGB, labels=np.array([1, 2, 2, 1]))
+    load(tmp_path / "a.npz")
+    (file,) = place.glob("*.safetensors")
+    content = file.read_bytes()
+    altered = content.replace(b'\\"skipped\\":0', b'\\"skipped\\":1')
+    assert altered != content
+    file.write_bytes(altered)
+    assert "its header does not match its digest" in one_line(reflow("inspect", file))
+    load(tmp_path / "a.npz")
+    assert file.read_bytes() == content
+
+
 def test_decoded_data_is_an_ordinary_safetensors_file(tmp_path: Path, place: Path) -> None:
     from safetensors.numpy import load_file
 

@@ -1,6 +1,7 @@
 """Sweeps of evaluate: equal when repeated, going on after a kill, by any solver, with times beside them."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,14 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(
         assert answer.code == 143
         assert not out.exists()
         assert len(list((tmp_path / "e.json.unfinished").iterdir())) == before
-    cut = sorted((tmp_path / "e.json.unfinished").iterdir())[0]
+    cut, altered = sorted((tmp_path / "e.json.unfinished").glob("*.json"))[:2]
     cut.write_bytes(cut.read_bytes()[:20])  # by a disk that lost it
+    content = altered.read_text()
+    altered.write_text(re.sub(r"\d(?=[^0-9]*$)", lambda digit: str((int(digit[0]) + 1) % 10), content))
+    assert altered.read_text() != content
     drawn.clear()
     evaluate(reflow, chain, out)
-    assert len(drawn) == 2
+    assert len(drawn) == 3
     assert drawn[-1] == ALL[-1]
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [

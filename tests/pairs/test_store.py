@@ -4,7 +4,9 @@ import json
 import resource
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ from fields import examples
 from files import EVENT, made, store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from reflow import inputs
-from reflow.artifacts import file_digest
+from reflow.artifacts import file_digest, parse_header
 from reflow.couplings import Stored
 from reflow.errors import ReflowError
 from reflow.flow import Pair
@@ -34,10 +37,22 @@ def rewrite(directory: Path, number: int, change: Callable[[dict[str, torch.Tens
     path = directory / entry["file"]
     tensors = load_file(path)
     change(tensors)
-    save_file(tensors, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata)
     entry["sha256"] = file_digest(path)
-    (directory / "pairs.json").write_text(json.dumps(index))
+    reseal(directory, shards=index["shards"])
     return path
+
+
+def reseal(directory: Path, **changes: Any) -> None:
+    """Change entries of the index as somebody does who knows of its digest."""
+    path = directory / "pairs.json"
+    content = {key: value for key, value in json.loads(path.read_text()).items() if key != "header"}
+    shards = content.pop("shards")
+    header = parse_header(content, path)
+    own = {key: changes.pop(key) for key in list(changes) if key != "shards"}
+    path.write_text(replace(header, **own).sealed(shards=changes.get("shards", shards)))
 
 
 def refused(directory: Path, *words: object) -> None:
@@ -252,3 +267,54 @@ def test_a_long_check_shows_how_far_it_is_and_a_short_one_nothing(
     monkeypatch.setattr(inputs, "PATIENCE_SECONDS", -1.0)
     inputs.open_pairs_watched(directory)
     assert f"check {directory}: 2/2 MB" in capsys.readouterr().err
+
+
+def test_a_changed_digit_of_the_index_is_refused(tmp_path: Path) -> None:
+    directory = store(tmp_path / "pairs", made(8), [8], nfe_max=17)
+    path = directory / "pairs.json"
+    path.write_text(path.read_text().replace('"nfe_max":17', '"nfe_max":18'))
+    refused(directory, path, "header does not match its digest")
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "of an earlier version"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda shards: shards[:1], ("announces 8 pairs and lists shards with 5",)),
+        (lambda shards: [shards[0], shards[0]], ("pairs-00000-of-00002.safetensors twice",)),
+        (lambda shards: [shards[0], shards[1] | {"sha256": shards[0]["sha256"]}], ("twice",)),
+        (lambda shards: [shards[0], shards[1] | {"file": "../" + shards[1]["file"]}], ("'../pairs",)),
+        (lambda shards: [shards[0] | {"file": "/etc/passwd"}, shards[1]], ("'/etc/passwd'",)),
+        (lambda shards: [shards[0] | {"file": ".."}, shards[1]], ("'..'",)),
+        (lambda shards: [shards[0] | {"file": "a\x1b[2J"}, shards[1]], ("'a\\x1b[2J'",)),
+    ],
+    ids=["left out", "twice", "same bytes twice", "up", "absolute", "dots", "escape"],
+)
+def test_a_list_of_shards_that_is_not_the_set_is_refused(
+    tmp_path: Path, change: Callable[[Any], Any], words: tuple[str, ...], sealed: bool
+) -> None:
+    directory = store(tmp_path / "pairs", made(8), [5, 3], count=8)
+    path = directory / "pairs.json"
+    reseal(directory, shards=change(json.loads(path.read_text())["shards"]))
+    if not sealed:
+        content = json.loads(path.read_text())
+        del content["header"]
+        path.write_text(json.dumps(content))
+    refused(directory, path, "is damaged", *words)
+
+
+def test_shards_of_another_set_are_refused(tmp_path: Path) -> None:
+    directory = store(tmp_path / "pairs", made(8), [5, 3])
+    for changes, word in (
+        ({"recipe": {"seed": 3}}, "seed is None there and 3 now"),
+        ({"parents": {"model": "0" * 64, "first-pairs": "1" * 64}}, ""),
+        ({"rectification": 2}, "rectification is 1 there, 2 now"),
+        ({"facts": {"event": list(EVENT), "classes": None, "inverted": True}}, "inverted is None there"),
+    ):
+        before = (directory / "pairs.json").read_text()
+        reseal(directory, **changes)
+        if word:
+            refused(directory, "pairs-00000-of-00002.safetensors", "does not belong to pairs.json", word)
+        else:  # the index may have more parents than its shards
+            assert len(open_pairs(directory)) == 8
+        (directory / "pairs.json").write_text(before)
