@@ -8,6 +8,7 @@ standard output is `Unprinted`.
 import contextlib
 import errno
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -128,10 +129,34 @@ def guard_streams() -> None:
         sys.stderr = cast(TextIO, StandardError(err or nowhere.open("w")))
 
 
+# Control characters, marks that reorder text and other ends of lines; bytes of names that are no text.
+STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+BYTES = re.compile(r"[\ud800-\udfff]")
+
+
+def visible(text: str, *, bytes_stay: bool = False) -> str:
+    """Return one line in which names and headers of others cannot steer a terminal.
+
+    An escape becomes \\x1b, and so does any byte that is no text, unless bytes_stay.
+    """
+    text = STEERING.sub(_escaped, text)
+    return text if bytes_stay else BYTES.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
 def say(message: str) -> None:
     """Write one line to standard error."""
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{visible(message)}\n")
     sys.stderr.flush()
+
+
+def answer(result: str) -> None:
+    """Write a result, in one line or several, to standard output."""
+    sys.stdout.write("".join(f"{visible(line)}\n" for line in result.split("\n")))
+    sys.stdout.flush()
 
 
 class Meter:
@@ -144,14 +169,16 @@ class Meter:
         self.bar: Progress | None = None
         if console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[unit]}  {task.fields[figures]}"),
+                TextColumn("{task.fields[unit]}  {task.fields[figures]}", markup=False),
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=console)
-            self.task = self.bar.add_task(title, total=total, completed=done, unit=unit, figures="")
+            self.task = self.bar.add_task(
+                visible(title), total=total, completed=done, unit=unit, figures=""
+            )
 
     def __enter__(self) -> "Meter":
         if self.bar:
@@ -186,7 +213,7 @@ class Meter:
 
 def aligned(rows: Iterable[Sequence[object]], left: Iterable[int] | None = None) -> list[str]:
     """Return rows as lines in columns; those of the numbers `left` (default: all) are flush left."""
-    words = [[str(word) for word in row] for row in rows]
+    words = [[visible(str(word)) for word in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*words, strict=True)]
     flush = set(range(len(widths)) if left is None else left)
     return [

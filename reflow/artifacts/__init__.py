@@ -26,6 +26,7 @@ ENTRY = "reflow"  # the one metadata entry
 MODEL, STATE, LOG, PREVIEW = "model.safetensors", "state.safetensors", "log.jsonl", "samples.png"
 PREVIOUS = "state-previous.safetensors"
 AVERAGES, TRACKING = "averages-*.safetensors", "tracking"
+TRACKED = ("run", "tensorboard", "wandb")  # what trackers keep in there
 PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
 SEAL = "header"  # names the digest of everything beside it
 UNSEALED = {"format", "kind", "stage", "rectification", "recipe", "parents", "facts", "payload", "shards"}
@@ -173,6 +174,16 @@ def payload_digest(tensors: Mapping[str, "Tensor"]) -> str:
         sha.update(canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
         sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def of_others(path: Path) -> bool:
+    """Return whether a file is a whole one of safetensors that somebody else wrote: without our entry."""
+    try:
+        _, layout = tensor_layout(path)
+    except ReflowError:  # perhaps damaged
+        return False
+    metadata = layout.get("__metadata__")
+    return not isinstance(metadata, dict) or ENTRY not in metadata
 
 
 def file_digest(path: Path) -> str:

@@ -6,6 +6,7 @@ ends.
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,16 +22,20 @@ from reflow.artifacts import (
     PREVIOUS,
     SHARDS,
     STATE,
+    TRACKED,
     TRACKING,
     Header,
+    of_others,
 )
-from reflow.artifacts.files import held, writing
+from reflow.artifacts.files import busy, held, unfinished, writing
 from reflow.errors import ReflowError
 from reflow.recipes.training import RHYTHM
 
 LOCK = ".lock"
 MARKS = (LOCK, MODEL, STATE, PREVIOUS, AVERAGES, PAIRS, SHARDS, PLAN)  # of a stage; logs have many
 OURS = {"model": (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, TRACKING), "pairs": (PAIRS, SHARDS, PLAN)}
+
+NUMBERED = re.compile(r"pairs-\d+-of-\d+\.safetensors|averages-\d+\.safetensors")
 
 
 @contextlib.contextmanager
@@ -59,19 +64,40 @@ def claim(
         directory.mkdir(parents=True, exist_ok=True)
         _require_no_strangers(directory)
     with contextlib.ExitStack() as stack:
-        busy = f"{directory} is being written by another reflow; wait for it, or give another --out"
-        stack.enter_context(held(directory / LOCK, busy, shared=part is not None))
+        stack.enter_context(held(directory / LOCK, busy(directory), shared=part is not None))
         if part is not None:
             name = f"{LOCK}-{part.replace('/', '-of-')}"
-            busy = f"part {part} of {directory} is being written by another reflow; wait for it"
-            stack.enter_context(held(directory / name, busy))
+            other_job = f"part {part} of {directory} is being written by another reflow; wait for it"
+            stack.enter_context(held(directory / name, other_job))
         else:
             for leftover in leftovers(directory):
                 leftover.unlink(missing_ok=True)
             if fresh:
-                for path in (path for name in OURS[kind] for path in directory.glob(name)):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _discard(_written(directory, kind), directory)
         yield
+
+
+def _written(directory: Path, kind: Literal["model", "pairs"]) -> list[Path]:
+    """Return what a stage left in a directory; refuse what only has the name of something of ours."""
+    found = []
+    for name in OURS[kind]:
+        for path in directory.glob(name):
+            if name == TRACKING and not path.is_symlink():
+                found += [path / own for own in TRACKED if os.path.lexists(path / own)]
+            elif path.is_symlink() or (path.is_file() and not of_others(path)):
+                found += [path] if NUMBERED.fullmatch(path.name) or "*" not in name else []
+            else:
+                raise ReflowError(f"{path} was not written by reflow; move it, or give another --out")
+    return found
+
+
+def _discard(paths: Sequence[Path], directory: Path) -> None:
+    """Remove files and folders of ours; of a link, the link."""
+    for path in paths:
+        with writing(path):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    with contextlib.suppress(OSError):  # there is none, or it has files of others
+        (directory / TRACKING).rmdir()
 
 
 def _require_no_strangers(directory: Path) -> None:
@@ -148,4 +174,4 @@ def _differences(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, A
 def leftovers(directory: Path) -> list[Path]:
     """Return the unfinished files that killed stages left in a directory."""
     names = (MODEL, STATE, PREVIOUS, AVERAGES, LOG, PREVIEW, PAIRS, SHARDS, PLAN)
-    return [path for name in names for path in directory.glob(f".{name}.*.part") if path.is_file()]
+    return [path for name in names for path in unfinished(directory / name)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from reflow.artifacts import finite
 from reflow.errors import ReflowError
-from reflow.terminal import aligned
+from reflow.terminal import aligned, visible
 
 FLOOR = "real (floor)"  # training data against held-out data
 HIDDEN = ("samples", "draws", "noise")  # of an entry: no figures
@@ -23,7 +23,7 @@ def to_json(result: Mapping[str, Any]) -> str:
 
 def times_beside(out: Path) -> Path:
     """Return where the times of an evaluation go, which differ from run to run."""
-    return out.with_name(out.name.removesuffix(".json") + TIMES)
+    return out.with_name(out.stem + TIMES)
 
 
 def figures_of(entry: Mapping[str, Any]) -> list[str]:
@@ -61,7 +61,7 @@ def to_table(result: Mapping[str, Any]) -> str:
             f"nearest training sample of {name}: RMS {number(near['median'])} (median), "
             f"{number(near['fifth_percentile'])} (5th percentile)"
         )
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _likelihood(known: Mapping[str, Any]) -> str:

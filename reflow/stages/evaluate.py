@@ -1,5 +1,6 @@
 """evaluate: distances to held-out data per NFE and coverage of it, flow, copies and likelihood."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from reflow.artifacts import finite
-from reflow.artifacts.files import prepare, write_atomically
+from reflow.artifacts.files import output_file, write_atomically
 from reflow.data import DataSet
 from reflow.devices import choose_device
 from reflow.distributed import joined, world
@@ -50,18 +51,37 @@ def run(
     """
     here = world()
     where = choose_device(device, here.local_rank)
-    _require_place(out)
-    models = [load_model(path).to(where) for path in paths]
-    recipe = _recipe(models[0], overrides, source)
-    _require_comparable(models, paths, recipe.evaluate)
-    if here.leads:
-        _say_left_out(models, paths, overrides, recipe.evaluate)
-    parts = real_data(recipe, models[0], open_data_watched)
-    _require_samples(parts[1])
-    samplers = Samplers(recipe, _labels(models[0], parts[1], recipe.evaluate.samples), where, here)
+    if out.suffix.lower() != ".json":  # another ending would be that of a model or a picture
+        raise UsageError(f"--out {out}: give a name that ends in .json")
+    with contextlib.ExitStack() as stack:
+        if here.leads:  # which writes
+            for path in (out, times_beside(out)):
+                stack.enter_context(output_file(path))
+        models = [load_model(path).to(where) for path in paths]
+        recipe = _recipe(models[0], overrides, source)
+        _require_comparable(models, paths, recipe.evaluate)
+        if here.leads:
+            _say_left_out(models, paths, overrides, recipe.evaluate)
+        parts = real_data(recipe, models[0], open_data_watched)
+        _require_samples(parts[1])
+        labels = _labels(models[0], parts[1], recipe.evaluate.samples)
+        samplers = Samplers(recipe, labels, where, here)
+        return _evaluated(samplers, models, paths, parts, features, out)
+
+
+def _evaluated(
+    samplers: Samplers,
+    models: Sequence[Model],
+    paths: Sequence[Path],
+    parts: tuple[DataSet, DataSet],
+    features: Path | None,
+    out: Path,
+) -> Result | None:
+    """Measure what is not finished yet and write both files; return what the first one holds."""
+    leads, recipe = samplers.world.leads, samplers.recipe
     finished = partial_results_of(out)
-    with joined(where):
-        measure = _measure(samplers, models[0], parts, features) if here.leads else None
+    with joined(samplers.device):
+        measure = _measure(samplers, models[0], parts, features) if leads else None
         told = None if measure is None else _told(measure, samplers)
         tasks = [_tasks(model, recipe.evaluate) for model in models]
         sweep = Sweep(samplers, measure, finished, told, parts[1])
@@ -76,14 +96,6 @@ def run(
     _write(out, result)
     finished.clear()
     return result
-
-
-def _require_place(out: Path) -> None:
-    """Refuse a place where no evaluation can be written, and an ending that is not that of one."""
-    if out.suffix != ".json":
-        raise UsageError(f"--out {out}: give a name that ends in .json")
-    for path in (out, times_beside(out)):
-        prepare(path)
 
 
 def _recipe(model: Model, overrides: Overrides, source: str | None) -> Recipe:

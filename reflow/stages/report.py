@@ -9,7 +9,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from reflow.artifacts.files import prepare, write_atomically
+from reflow.artifacts.files import output_file, write_atomically
 from reflow.data import DataSet, open_data, split
 from reflow.devices import choose_device
 from reflow.errors import UsageError
@@ -26,16 +26,16 @@ from reflow.terminal import say
 def run(folders: Sequence[Path], *, out: Path, device: str) -> None:
     """Write the page about the runs in `folders` to `out`."""
     where = choose_device(device)
-    if out.suffix != ".html":
+    if out.suffix.lower() != ".html":
         raise UsageError(f"--out {out}: the report is a page; give a name that ends in .html")
-    prepare(out)
     _require_different(folders)
-    runs = [open_run(folder) for folder in folders]
-    chapters = [
-        _chapter(name, found, len(runs), where) for name, found in zip(_names(runs), runs, strict=True)
-    ]
-    page = render(chapters)
-    write_atomically(out, page.encode())
+    with output_file(out):
+        runs = [open_run(folder) for folder in folders]
+        chapters = [
+            _chapter(name, found, len(runs), where) for name, found in zip(_names(runs), runs, strict=True)
+        ]
+        page = render(chapters)
+        write_atomically(out, page.encode())
     count = sum(len(found.entries) for found in runs)
     say(f"{out}: {len(page) / 1e6:.1f} MB, {count} artifacts; open it in a browser")
 
