@@ -102,9 +102,11 @@ def _rank() -> int:
 
 
 def _say(message: str) -> None:
+    from reflow.terminal import say  # it takes time that help does not have
+
     rank = _rank()
     who = f"reflow (rank {rank})" if rank else "reflow"
-    sys.stderr.write(f"{who}: {' '.join(message.split())}\n")
+    say(f"{who}: {' '.join(message.split())}")
 
 
 if __name__ == "__main__":

@@ -193,11 +193,12 @@ def evaluate(
     """
     from reflow.evaluation import results
     from reflow.stages import evaluate as stage
+    from reflow.terminal import answer
 
     overrides = changes_of(settings, seed) | sweep_changes(nfe, solver, tolerance, likelihood)
     result = stage.run(models, overrides, source=data, features=features, out=out, device=device)
     if result is not None:  # under torchrun the first process has it
-        print(results.to_json(result) if as_json else results.to_table(result))  # noqa: T201
+        answer(results.to_json(result) if as_json else results.to_table(result))
 
 
 @app.command(cls=Command)
@@ -208,8 +209,9 @@ def compare(
 ) -> None:
     """Show how two evaluations differ, beside sampling noise."""
     from reflow.stages import compare as stage
+    from reflow.terminal import answer
 
-    print(stage.run(first, second, as_json=as_json))  # noqa: T201
+    answer(stage.run(first, second, as_json=as_json))
 
 
 @app.command(cls=Command)
@@ -273,7 +275,8 @@ def inspect(
     Of an artifact or a run: header, lineage and health; of a recipe: settings and estimated cost.
     """
     from reflow.stages import inspect as stage
+    from reflow.terminal import answer
 
     if rate is not None and not rate > 0:
         raise UsageError("--rate must be above 0")
-    print(stage.run(path, changes_of(settings, None), rate=rate, as_json=as_json))  # noqa: T201
+    answer(stage.run(path, changes_of(settings, None), rate=rate, as_json=as_json))

@@ -27,6 +27,7 @@ from reflow.data.formats import Format, Watch, listing
 from reflow.data.writer import DTYPES, Growing, writing_cache
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
+from reflow.terminal import visible
 
 DECODER = 1  # to be raised when sources decode to other bytes than before
 DECODING = ("size", "mode", "skip_corrupt")  # the settings that matter
@@ -175,7 +176,10 @@ def _list_beside(path: Path) -> Path:
 def _publish(part: Path, path: Path, skipped: list[Skipped]) -> _Cached:
     """Give a finished file its name, and list beside it what was left out."""
     if skipped:
-        lines = "".join(f"{image.name}\t{image.reason}\n" for image in skipped)
+        cells = (
+            [visible(cell, bytes_stay=True) for cell in (image.name, image.reason)] for image in skipped
+        )
+        lines = "".join(f"{name}\t{reason}\n" for name, reason in cells)
         write_atomically(_list_beside(path), lines.encode(errors="surrogateescape"))
     with writing_cache(path):
         part.replace(path)

@@ -12,7 +12,7 @@ from typing import Any
 from reflow.errors import ReflowError
 from reflow.evaluation.results import figures_of, method_of, number
 from reflow.recipes.read import flat
-from reflow.terminal import aligned
+from reflow.terminal import aligned, visible
 
 ERRORS = 2.0  # standard errors within which a difference is none
 CHANCE = "≈"
@@ -61,14 +61,14 @@ def to_text(result: Entry) -> str:
         for figure in model["figures"]:
             cells = [_cell(figure["of"][name]) if name in figure["of"] else "" for name in names]
             rows.append([_title(model), f"{figure['nfe']:.4g}", method_of(figure), *cells])
-    lines = [f"first: {result['first']}", f"second: {result['second']}", LEGEND, ""]
+    lines = [f"first: {result['first']}", f"second: {result['second']}", *LEGEND.splitlines(), ""]
     lines += aligned(rows, left=(0, 2))
     for model in result["models"]:
         if (both := model["straightness"]) is not None:
             lines.append(f"straightness of {_title(model)}: {both[0]:.4g}, then {both[1]:.4g}")
     for which in ("first", "second"):
         lines += [f"only in the {which}: {path}" for path in result[f"only_{which}"]]
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _protocols_apart(first: Entry, second: Entry) -> list[str]:

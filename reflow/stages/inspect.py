@@ -25,7 +25,7 @@ from reflow.inputs import open_pairs_watched
 from reflow.recipes.read import Overrides, built_in_recipes, read_recipe, settings_table
 from reflow.recipes.recipe import Recipe
 from reflow.report.run import open_run
-from reflow.terminal import aligned
+from reflow.terminal import aligned, visible
 
 SCHEMA = 1  # of the JSON
 CPU_RATE = 0.1  # TFLOP/s: what two cores sustained in training on the digits
@@ -116,7 +116,7 @@ def _text(entry: dict[str, Any]) -> str:
         lines.append(f"  guidance          {recipe['couple']['guidance']:g}")
     made = f"{recipe['name']}, seed {recipe['seed']}" if "name" in recipe else str(recipe)
     lines.append(f"  recipe            {made}")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _brief(key: str, value: Any) -> str:

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
+import torch
 from commands import TINY, Command, digests, one_line
+from safetensors.torch import save_file
 
 from reflow.artifacts.stage_directory import claim
 from reflow.errors import ReflowError
+from reflow.evaluation.resume import partial_results_of
 
 Kind = Literal["model", "pairs"]
 
@@ -137,6 +140,86 @@ def test_files_of_others_survive(reflow: Command, tmp_path: Path) -> None:
     (tmp_path / "folder.part").mkdir()
     assert reflow(*quick, "--fresh").code == 0
     assert (tmp_path / "movie.part").read_text() == "not ours"
+
+
+def test_fresh_removes_links_and_never_what_they_lead_to(tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    for folder in (mine, out, out / "tracking"):
+        folder.mkdir()
+    for name in ("events", "model", "averages"):
+        (mine / name).write_text("mine")
+    before = digests(mine)
+    (out / "state.safetensors").touch()
+    (out / "model.safetensors").symlink_to(mine / "model")
+    (out / "averages-00000001.safetensors").symlink_to(mine / "averages")
+    (out / "tracking" / "tensorboard").symlink_to(mine)
+    (out / "tracking" / "run").touch()
+    with claim(out, "model", fresh=True):
+        pass
+    assert {path.name for path in out.iterdir()} == {".lock"}
+    (out / "tracking").symlink_to(mine)
+    (out / "state.safetensors").touch()
+    with claim(out, "model", fresh=True):
+        pass
+    assert {path.name for path in out.iterdir()} == {".lock"}
+    assert digests(mine) == before
+
+
+def test_fresh_leaves_what_others_put_beside_ours(tmp_path: Path) -> None:
+    mine = ("averages-of-my-own.safetensors", "tracking/notes", ".model.safetensors.backup.part")
+    ours = ("averages-00000001.safetensors", "tracking/wandb/x", "tracking/run", "state.safetensors")
+    left = ".model.safetensors.0123456789abcdef.part"
+    for name in (*mine, *ours, left):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with claim(tmp_path, "model", fresh=True):
+        pass
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {*mine, ".lock"}
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_fresh_refuses_to_discard_files_of_others_under_our_names(tmp_path: Path, kind: Kind) -> None:
+    """Such as the weights of another library, or a folder."""
+    name = {"model": "model.safetensors", "pairs": "pairs-00000-of-00001.safetensors"}[kind]
+    told = f"{name} was not written by reflow"
+    save_file({"weight": torch.zeros(2)}, tmp_path / name)
+    with pytest.raises(ReflowError, match=told), claim(tmp_path, kind, fresh=True):
+        pass
+    assert (tmp_path / name).exists()
+    (tmp_path / name).unlink()
+    (tmp_path / name / "photos").mkdir(parents=True)
+    with pytest.raises(ReflowError, match=told), claim(tmp_path, kind, fresh=True):
+        pass
+    assert (tmp_path / name / "photos").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"cut", b"\x10\0\0\0\0\0\0\0{"])
+def test_fresh_discards_what_is_damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with claim(tmp_path, "model", fresh=True):
+        pass
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_evaluate_leaves_what_others_put_beside_its_unfinished_results(tmp_path: Path, kind: str) -> None:
+    folder, mine = tmp_path / "e.json.unfinished", tmp_path / "mine"
+    if kind == "link":
+        mine.mkdir()
+        folder.symlink_to(mine)
+        with pytest.raises(ReflowError, match="is a link or a file"):
+            partial_results_of(tmp_path / "e.json")
+        return
+    results = partial_results_of(tmp_path / "e.json")
+    results.put("key", {"a": 1})
+    assert results.get("key") == {"a": 1}
+    (folder / "thesis.json").write_text("mine")
+    results.clear()
+    assert [path.name for path in folder.iterdir()] == ["thesis.json"]
+    (folder / "thesis.json").unlink()
+    results.clear()
+    assert not folder.exists()
 
 
 def test_shards_of_another_count_are_refused(reflow: Command, run: Path) -> None:
