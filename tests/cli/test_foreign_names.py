@@ -21,7 +21,8 @@ CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 
 
 def test_what_steers_a_terminal_is_shown_as_text() -> None:
-    assert visible("a\x1b[2J\tb\nc\x9b\u202e\udc80") == r"a\x1b[2J\tb\nc\x9b\u202e\udc80"
+    shown = visible("a\x1b[2J\tb\nc\x9b\u202e\udc80").encode(errors="surrogatepass")
+    assert shown == rb"a\x1b[2J\tb\nc\x9b\u202e\udc80"
     assert visible("Zürich 東京 ± café 👩‍🔬") == "Zürich 東京 ± café 👩‍🔬"
 
 
