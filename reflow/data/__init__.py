@@ -15,25 +15,25 @@ from reflow.data.cache import open_cached
 from reflow.data.dataset import DataSet, split
 from reflow.data.digits import digits
 from reflow.data.fashion import IDX_FOLDER, fashion_mnist
-from reflow.data.folder import files_of_folder, read_folder
+from reflow.data.folder import files_of_folder, left_out_of_folder, read_folder
 from reflow.data.formats import Format, Part, Watch
 from reflow.data.hub import HUB, SAVED, from_hub, is_saved
 from reflow.data.idx import files_of_idx, is_idx_folder, read_idx
 from reflow.data.images import refit, refuse_image_settings
 from reflow.data.npz import read_npz
 from reflow.data.toys import CLASSES, TOYS, toy
-from reflow.data.zip import read_zip
+from reflow.data.zip import left_out_of_zip, read_zip
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
 
 __all__ = ["BUILT_IN", "SETS", "DataSet", "Watch", "open_data", "split"]
 
-FOLDER = Format("folder", files_of_folder, read_folder)
+FOLDER = Format("folder", files_of_folder, read_folder, left_out_of_folder)
 FOLDERS = ((is_saved, SAVED), (is_idx_folder, IDX_FOLDER))  # recognised by some of their files
 FORMATS = {
-    ".npz": Format("npz", lambda path: {"": path}, read_npz),
-    ".zip": Format("zip", lambda path: {"": path}, read_zip),
-    ".gz": Format("idx", files_of_idx, read_idx),
+    ".npz": Format("npz", lambda path: {"": path}, read_npz, encoded=False),
+    ".zip": Format("zip", lambda path: {"": path}, read_zip, left_out_of_zip),
+    ".gz": Format("idx", files_of_idx, read_idx, encoded=False),
 }
 
 

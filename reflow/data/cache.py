@@ -7,10 +7,11 @@ behind is made again: the cache may be deleted whenever nobody uses it.
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +25,14 @@ from reflow.data.dataset import DataSet
 from reflow.data.decoding import Skipped, fill, labels_left
 from reflow.data.fingerprint import Stamp, content_key, recall, remember, stamp
 from reflow.data.formats import Format, Watch, listing
+from reflow.data.summary import summary
 from reflow.data.writer import DTYPES, Growing, writing_cache
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
 from reflow.terminal import visible
 
-DECODER = 1  # to be raised when sources decode to other bytes than before
+DECODER = 1  # to be raised when all sources decode to other bytes than before
+EXACT = 2  # of sources with an image that version 1 decoded to other pixels, or not at all
 DECODING = ("size", "mode", "skip_corrupt")  # the settings that matter
 STALE_SECONDS = 3600  # nobody leaves a file alone for so long while filling it
 NUMPY = {safetensors: np.dtype(numpy) for numpy, safetensors in DTYPES.items()}
@@ -64,8 +67,9 @@ def open_cached(path: Path, kind: Format, settings: DataSettings, watch: Watch) 
         watch.say(
             f"{path}: {found.skipped} of {total} images left out as corrupt: {first} (reasons: {names})"
         )
-    if settings.labels and found.data.labels is None:
+    if settings.labels and (found.data.labels is None or _has_negative(found.data.class_names)):
         kind.read(path, settings)  # which may refuse a source whose labels are not classes, and say why
+    watch.say(summary(f"{path}", found.data, found.notes, kind.left_out(path)))
     return found.data
 
 
@@ -78,11 +82,12 @@ def verify(path: Path) -> Header:
 
 
 class _Cached(NamedTuple):
-    """Decoded data, the file it lies in, and how many images were left out."""
+    """Decoded data, the file it lies in, how many images were left out, and what was noticed in others."""
 
     data: DataSet
     path: Path
     skipped: int
+    notes: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -114,14 +119,26 @@ class _Source:
     def known(self) -> _Cached | None:
         """Return the data if the index knows the files as they are now, and their data is there."""
         content = recall(self.own("json"), stamp(self.path, self.kind.files(self.path)))
-        return None if content is None else _look_up(self.place, self.header(content))
+        return None if content is None else self.look_up(self.header(content))
+
+    def look_up(self, header: Header) -> _Cached | None:
+        """Return the data that this header is the beginning of, of the version that it takes.
+
+        An earlier program left no notes: it did not know which images take the later version.
+        """
+        for decoder in sorted({DECODER, max(DECODER, EXACT)}):
+            wanted = replace(header, facts={"decoder": decoder})
+            found = _look_up(self.place, wanted)
+            if found is not None and (found.notes or not self.kind.encoded):
+                return found
+        return None
 
     def made(self, *, locked: bool) -> _Cached:
         """Return the data after reading the source: it may be there under its content, or is decoded."""
         files = self.kind.files(self.path)
         before = stamp(self.path, files)
         header = self.header(content_key(self.kind.name, files, f"read {self.path}", self.watch))
-        found = _look_up(self.place, header) or self.decoded(header, before, locked=locked)
+        found = self.look_up(header) or self.decoded(header, before, locked=locked)
         remember(self.own("json"), before, header.parents["source"])
         return found
 
@@ -133,7 +150,8 @@ class _Source:
         with Growing(part, header, contents.count, labelled=contents.labels is not None) as file:
             if locked:
                 self._clear_leftovers(part)
-            skipped = fill(file, contents, self.settings, f"decode {self.path}", self.watch)
+            skipped, decoder, seen = fill(file, contents, self.settings, f"decode {self.path}", self.watch)
+            header = replace(header, facts={"decoder": max(DECODER, decoder)})
             if file.count < 2:
                 raise ReflowError(f"--data {self.path}: {file.count} samples; at least two are needed")
             labels = labels_left(contents, skipped)
@@ -142,7 +160,7 @@ class _Source:
             file.finish(header, labels)
             if stamp(self.path, self.kind.files(self.path)) != before:
                 raise ReflowError(f"{self.path} changed while it was read; run the same command again")
-            return _publish(part, _target(self.place, header), skipped)
+            return _publish(part, _target(self.place, header), skipped, {"decoder": EXACT, **seen})
 
     def _clear_leftovers(self, part: Path) -> None:
         """Remove what killed processes left of this source; those of other hosts may be alive.
@@ -165,7 +183,7 @@ def _known_now(header: Header, class_names: tuple[str, ...], digest: str, skippe
 
 def _target(place: Path, header: Header) -> Path:
     """Return the file of decoded data, named by content, settings and version of the decoder."""
-    key = canonical([header.parents, header.recipe, DECODER])
+    key = canonical([header.parents, header.recipe, header.facts["decoder"]])
     return place / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
 
@@ -173,8 +191,27 @@ def _list_beside(path: Path) -> Path:
     return path.with_suffix(".skipped.txt")
 
 
-def _publish(part: Path, path: Path, skipped: list[Skipped]) -> _Cached:
-    """Give a finished file its name, and list beside it what was left out."""
+def _notes_beside(path: Path) -> Path:
+    return path.with_suffix(".notes")
+
+
+def _notes(path: Path) -> Mapping[str, int]:
+    """Return what was noticed while this was decoded; nothing if that was not noted, or damaged."""
+    try:
+        notes = json.loads(_notes_beside(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    sound = isinstance(notes, dict) and all(type(count) is int for count in notes.values())
+    return notes if sound and notes.get("decoder", 0) >= EXACT else {}
+
+
+def _has_negative(class_names: tuple[str, ...]) -> bool:
+    return any(name[:1] == "-" and name[1:].isdigit() for name in class_names)
+
+
+def _publish(part: Path, path: Path, skipped: list[Skipped], notes: Mapping[str, int]) -> _Cached:
+    """Give a finished file its name, and put beside it what was left out and what was noticed."""
+    write_atomically(_notes_beside(path), canonical(notes).encode())
     if skipped:
         cells = (
             [visible(cell, bytes_stay=True) for cell in (image.name, image.reason)] for image in skipped
@@ -195,7 +232,7 @@ def _look_up(place: Path, wanted: Header) -> _Cached | None:
     try:
         header = read_header(path, "data")
         same = (header.parents, header.recipe) == (wanted.parents, wanted.recipe)
-        return _opened(path) if same and header.facts["decoder"] == DECODER else None
+        return _opened(path) if same and header.facts["decoder"] == wanted.facts["decoder"] else None
     except (ReflowError, KeyError):
         return None
 
@@ -205,7 +242,7 @@ def _opened(path: Path) -> _Cached:
     header, values, labels = _mapped(path)
     facts = header.facts
     data = DataSet(values, labels, tuple(facts["class_names"]), known_digest=facts["digest"])
-    return _Cached(data, path, facts["skipped"])
+    return _Cached(data, path, facts["skipped"], _notes(path))
 
 
 def _mapped(path: Path) -> tuple[Header, NDArray[Any], NDArray[np.int64] | None]:

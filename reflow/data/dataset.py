@@ -6,18 +6,22 @@ Torch is imported where it is needed: the processes that decode images start wit
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reflow.errors import ReflowError
+from reflow.recipes.recipe import DataSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 22  # bytes digested at a time
+
+Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]  # of a source, with the names of its classes
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,44 @@ def number_classes(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], tupl
     """Return labels (N,) renumbered as 0..K-1 in ascending order, and what each one was called."""
     kinds, numbered = np.unique(labels, return_inverse=True)
     return numbered.astype(np.int64), tuple(str(kind) for kind in kinds)
+
+
+def class_labels(values: NDArray[Any], count: int, what: str, settings: DataSettings) -> Labels:
+    """Return the labels of `count` samples, renumbered, and class names; one meaning in all formats.
+
+    A label is a whole number from 0 on. Raises ReflowError for others; below 0 only where they are used.
+    """
+    require_class_numbers(values.dtype, values.shape, count, what)
+    refuse_negative(values, what, settings)
+    return number_classes(values)
+
+
+def require_class_numbers(dtype: np.dtype[Any], shape: tuple[int, ...], count: int, what: str) -> None:
+    """Raise for labels that are not one whole number for each of `count` samples."""
+    if dtype.kind not in "iu" or shape != (count,):
+        hint = "; of one-hot labels take argmax(axis=1)" if len(shape) == 2 else ""
+        raise ReflowError(
+            f"{what} is {dtype} {list(shape)}; make it int64 [{count}], one whole number per sample{hint}"
+        )
+
+
+def refuse_negative(labels: NDArray[np.integer], what: str, settings: DataSettings) -> None:
+    """Raise where labels below 0, which often mean "no class", would be taught as a class."""
+    if settings.labels and len(labels) and labels.min() < 0:
+        raise ReflowError(
+            f"{what} has samples with label {labels.min()}, and classes are numbered from 0; "
+            "remove samples without a class, renumber, or set data.labels=false"
+        )
+
+
+def labels_if_wanted(settings: DataSettings, read: Callable[[], Labels]) -> Labels:
+    """Return what `read` returns; labels that the recipe does not use never refuse a source."""
+    try:
+        return read()
+    except ReflowError:
+        if settings.labels:
+            raise
+        return None, ()
 
 
 def split(data: DataSet, held_out: float, seed: int) -> tuple[DataSet, DataSet]:

@@ -1,6 +1,7 @@
 """Decoding the contents of a source into a file, on all processors; what happens to corrupt images."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,27 +25,40 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def fill(
-    file: Growing, contents: Contents, settings: DataSettings, title: str, watch: Watch
-) -> list[Skipped]:
-    """Append all samples to the file and return the images that were left out.
+class Filled(NamedTuple):
+    """What happened while a file was filled.
+
+    decoder: the first version of the decoder that gives all this. seen: what was noticed, in how many
+    images.
+    """
+
+    skipped: list[Skipped]
+    decoder: int
+    seen: Counter[str]
+
+
+def fill(file: Growing, contents: Contents, settings: DataSettings, title: str, watch: Watch) -> Filled:
+    """Append all samples to the file and return what happened.
 
     Raises ReflowError naming the corrupt images, after looking at all, where none may be left out.
     """
     skipped: list[Skipped] = []
-    done = 0
+    seen: Counter[str] = Counter()
+    done, decoder = 0, 1
     with _decoding(contents) as blocks:
         for block in blocks:
             for part in block:
+                decoder = max(decoder, part.decoder)
                 if isinstance(part, Corrupt):
                     skipped.append(Skipped(done, part.name, part.refusal))
                 elif settings.skip_corrupt or not skipped:
                     file.append(part)
+                    seen.update(part.seen)
                 done += 1 if isinstance(part, Corrupt) else len(part.values)
             watch.progress(title, done, contents.count, "samples")
     if skipped and not settings.skip_corrupt:
         raise _refusal(skipped, contents.count)
-    return skipped
+    return Filled(skipped, decoder, seen)
 
 
 def labels_left(contents: Contents, skipped: list[Skipped]) -> NDArray[np.int64] | None:

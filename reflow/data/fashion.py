@@ -20,7 +20,7 @@ CLASSES = (
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
 
-IDX_FOLDER = Format("idx-folder", files_of_idx_folder, read_idx_folder)
+IDX_FOLDER = Format("idx-folder", files_of_idx_folder, read_idx_folder, encoded=False)
 
 
 def fashion_mnist(settings: DataSettings, watch: Watch) -> DataSet:

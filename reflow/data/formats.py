@@ -19,17 +19,26 @@ ENCODED, IMAGES = 1 << 18, 32  # bytes of image files that are decoded together;
 
 
 class Part(NamedTuple):
-    """Samples (n, *event), uint8 or float32; `name` tells in messages where the first is from."""
+    """Samples (n, *event), uint8 or float32; `name` tells in messages where the first is from.
+
+    decoder: the first version of the decoder that gives these values. seen: what was noticed, per image.
+    """
 
     name: str
     values: NDArray[Any]
+    decoder: int = 1
+    seen: tuple[str, ...] = ()
 
 
 class Corrupt(NamedTuple):
-    """An image that cannot be decoded: its name within the source, and the refusal of it alone."""
+    """An image that cannot be decoded: its name within the source, and the refusal of it alone.
+
+    decoder: the first version of the decoder that refuses it.
+    """
 
     name: str
     refusal: str
+    decoder: int = 1
 
 
 Block = Callable[[], list[Part | Corrupt]]
@@ -50,11 +59,16 @@ class Contents:
 
 
 class Format(NamedTuple):
-    """A kind of source: what it is called, its files by role or relative name, and how it is read."""
+    """A kind of source: what it is called, its files by role or relative name, and how it is read.
+
+    left_out: how many files are no images, by ending. encoded: whether images have to be decoded.
+    """
 
     name: str
     files: Callable[[Path], Mapping[str, Path]]
     read: Callable[[Path, DataSettings], Contents]
+    left_out: Callable[[Path], Mapping[str, int]] = lambda _: {}
+    encoded: bool = True
 
 
 def _nobody(*_: object) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reflow.data.dataset import Labels, labels_if_wanted
 from reflow.data.formats import Block, Contents, Format, images_per_block
 from reflow.data.images import decode_all, reason
 from reflow.errors import ReflowError
@@ -85,21 +86,22 @@ def _contents(data: "Dataset", origin: str, settings: DataSettings) -> Contents:
     weight = sum(Path(entry["filename"]).stat().st_size for entry in data.cache_files)
     encoded = data.select_columns(image).cast_column(image, datasets.Image(decode=False))
     blocks = _blocks(encoded, image, images_per_block(len(data), weight), origin, settings)
-    try:
-        labels, names = _labels(data, origin)
-    except ReflowError:
-        if settings.labels:
-            raise
-        labels, names = None, ()  # which a model without classes does not miss
+    labels, names = labels_if_wanted(settings, lambda: _labels(data, origin, settings))
     return Contents(len(data), blocks, labels, names, weight)
 
 
-def _labels(data: "Dataset", origin: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+def _labels(data: "Dataset", origin: str, settings: DataSettings) -> Labels:
     """Return labels and names of classes, or none without such a column; refuse labels of no class."""
     import datasets
 
     label = _column(data, datasets.ClassLabel, ("label", "labels"), origin)
     if label is None:
+        if settings.labels:
+            kinds = ", ".join(f"{name} ({feature})" for name, feature in data.features.items())
+            raise ReflowError(
+                f"--data {origin} has no column of classes (ClassLabel) but {kinds[:300]}; make one with "
+                "class_encode_column and write it with save_to_disk"
+            )
         return None, ()
     labels = np.asarray(data.with_format("numpy")[label][:])
     if labels.dtype.kind not in "iu" or (labels < 0).any():  # null, or -1 as in sets to test on

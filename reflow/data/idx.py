@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reflow.data.dataset import number_classes
+from reflow.data.dataset import labels_if_wanted, number_classes
 from reflow.data.formats import BLOCK, Contents, rows_per_block
-from reflow.data.images import as_stored, reason, refitting
+from reflow.data.images import MOST_PIXELS, as_stored, reason, refitting
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
 
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+DENSEST = 1032  # bytes that gzip can make of one
 IMAGES, LABELS = 0x00000803, 0x00000801  # the last byte is the number of dimensions
 
 
@@ -68,8 +69,17 @@ def _joined(paths: Sequence[Path], settings: DataSettings) -> Contents:
     blocks = chain.from_iterable(part.blocks for part in parts)
     labels = [part.labels for part in parts if part.labels is not None]
     if len(labels) < len(parts):
+        _refuse_unlabelled(paths, settings)
         return Contents(count, blocks, weight=weight)
     return Contents(count, blocks, *number_classes(np.concatenate(labels)), weight)
+
+
+def _refuse_unlabelled(paths: Sequence[Path], settings: DataSettings) -> None:
+    if settings.labels:
+        raise ReflowError(
+            f"{paths[0]} has no labels; put X-labels-idx1-ubyte.gz beside X-images-idx3-ubyte.gz, under "
+            "the same X"
+        )
 
 
 def _described(path: Path, settings: DataSettings) -> Contents:
@@ -81,13 +91,8 @@ def _described(path: Path, settings: DataSettings) -> Contents:
     beside = files_of_idx(path).get("labels")
     if beside is None:
         return Contents(count, blocks, weight=weight)
-    labels = _labels(beside)
-    if len(labels) != count:
-        raise ReflowError(
-            f"{beside} has {len(labels)} labels for the {count} images of {path.name}; "
-            "take both from one set"
-        )
-    return Contents(count, blocks, labels.astype(np.int64), weight=weight)
+    labels, _ = labels_if_wanted(settings, lambda: (_labels(beside, path, count), ()))
+    return Contents(count, blocks, labels, weight=weight)
 
 
 def _shape(file: gzip.GzipFile, path: Path, magic: int) -> tuple[int, ...]:
@@ -106,6 +111,12 @@ def _shape(file: gzip.GzipFile, path: Path, magic: int) -> tuple[int, ...]:
     shape = struct.unpack(f">{dimensions}I", header[4:].ljust(size - 4, b"\0"))
     if not math.prod(shape):
         raise _cut(path, shape, 0)
+    if math.prod(shape) > DENSEST * path.stat().st_size or math.prod(shape[1:]) > MOST_PIXELS:
+        announced = " x ".join(map(str, shape))
+        raise ReflowError(
+            f"{path} announces {announced} bytes, which its {path.stat().st_size} cannot hold as images; "
+            "download it again"
+        )
     return shape
 
 
@@ -128,13 +139,19 @@ def _rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
             raise _cut(path, shape, math.prod(shape) + more)
 
 
-def _labels(path: Path) -> NDArray[np.uint8]:
+def _labels(path: Path, images: Path, count: int) -> NDArray[np.int64]:
+    """Return the labels of `count` images; no more of them are read."""
     with _opened(path) as file, _unzipping(path):
         shape = _shape(file, path, LABELS)
-        content = file.read()
-    if len(content) != shape[0]:
+        if shape[0] != count:
+            raise ReflowError(
+                f"{path} has {shape[0]} labels for the {count} images of {images.name}; "
+                "take both from one set"
+            )
+        content = file.read(count + 1)
+    if len(content) != count:
         raise _cut(path, shape, len(content))
-    return np.frombuffer(content, np.uint8)
+    return np.frombuffer(content, np.uint8).astype(np.int64)
 
 
 def _cut(path: Path, shape: tuple[int, ...], found: int) -> ReflowError:

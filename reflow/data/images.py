@@ -7,23 +7,43 @@ import io
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reflow.data.formats import Block, Corrupt, Part
+from reflow.data.levels import (
+    CorruptImageError,
+    UnknownImageError,
+    deep,
+    grey,
+    is_new,
+    raw_mode,
+    require_known,
+    spread_transparency,
+)
+from reflow.data.names import HEAD, is_image_head
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
 
 Pixels = NDArray[np.uint8]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# What is noticed of an image, to be said of the whole set.
+ALPHA, PROFILE, DARK = "alpha", "profile", "dark"
+FAINT = 4095  # a grey image of 16 bits without a level above this is almost black, or has 12 bits
 
 # Pillow knows more, among them formats that start other programs, as EPS does.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+LATER = ("AVIF", "JPEG2000", "QOI", "PCX", "SGI", "DIB")  # which the first decoder did not read
+BARE = "TGA"  # has no mark at its beginning, so only the name tells
+
+PEEK = 1 << 20  # bytes of a file, after which its header should have told the number of pixels
+MOST_PIXELS = 89_478_485  # where Pillow warns
+PIXEL, BESIDES = 8, 1 << 26  # bytes of four samples of 16 bits, and for metadata and previews
 
 MODES = {"grey": "L", "rgb": "RGB"}
 
@@ -31,33 +51,80 @@ MODES = {"grey": "L", "rgb": "RGB"}
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error)
 
 
-class CorruptImageError(ReflowError):
-    """An image that cannot be decoded; the others of its set may be sound."""
+class Decoded(NamedTuple):
+    """An image of mode L or RGB, the first version of the decoder that gives it, and what was noticed."""
+
+    image: Image.Image
+    decoder: int = 1
+    seen: tuple[str, ...] = ()
 
 
-def decode(name: str, content: bytes) -> Image.Image:
+def decode(name: str, content: bytes) -> Decoded:
     """Return the image in the content of a file; `name` stands for it in messages.
 
     Raises CorruptImageError.
     """
+    known = _formats(bare=_is_bare(name))
+    again = partial(Image.open, io.BytesIO(content), formats=known)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata; damage to pixels raises
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=known) as image:
+                require_known(image, content, name)
+                raw, new = raw_mode(image), is_new(image) or image.format not in (*FORMATS, "MPO")
+                seen = (PROFILE,) if image.info.get("icc_profile") else ()
+                upright = deep(image, again)
+                if upright is not None:
+                    return Decoded(upright, 2, seen + (ALPHA,) * ("A" in raw or "a" in raw))
                 image.load()
+                spread_transparency(image, raw)
                 ImageOps.exif_transpose(image, in_place=True)
-                return opaque(image)
+                flat = grey(image, content) if image.mode.startswith("I") else opaque(image)
+                return Decoded(flat, 2 if new else 1, seen + noticed(image))
+    except CorruptImageError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise CorruptImageError(f"{name} has too many pixels for an image; shrink or remove it") from error
     except UnidentifiedImageError as error:
-        raise CorruptImageError(
-            f"{name} is not an image of a known format; remove it or convert it to PNG"
-        ) from error
+        raise CorruptImageError(f"{name} {_unidentified(content)}") from error
     except DAMAGE as error:
         raise CorruptImageError(
             f"{name} cannot be decoded ({reason(error)}); repair or remove it"
         ) from error
+
+
+def limited(stream: IO[bytes], name: str, size: int) -> bytes:
+    """Return the content of an image, announced to have `size` bytes; refuse more than its pixels need.
+
+    Raises CorruptImageError after reading little of what is no image, or far too large for one.
+    """
+    head = stream.read(PEEK)
+    if len(head) < PEEK:
+        return head
+    most = _most_pixels(head, name) * PIXEL + BESIDES
+    content = head + stream.read(most + 1 - PEEK) if size <= most else head
+    if size > most or len(content) > most:
+        raise CorruptImageError(
+            f"{name} has {max(size, len(content))} bytes, more than its pixels and metadata take; "
+            "repair or remove it"
+        )
+    return content
+
+
+def _most_pixels(head: bytes, name: str) -> int:
+    """Return how many pixels an image has that begins like this, or may have if that stands further on."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(head), formats=_formats(bare=_is_bare(name))) as image:
+                return min(image.width * image.height, MOST_PIXELS)
+    except Image.DecompressionBombError as error:
+        raise CorruptImageError(f"{name} has too many pixels for an image; shrink or remove it") from error
+    except DAMAGE as error:
+        if is_image_head(head[:HEAD]):
+            return MOST_PIXELS
+        raise CorruptImageError(f"{name} {_unidentified(head)}") from error
 
 
 def decode_all(
@@ -72,28 +139,51 @@ def decode_all(
         try:
             if isinstance(content, CorruptImageError):
                 raise content
-            decoded.append(Part(origin, fitted(decode(origin, content), settings)))
+            found = decode(origin, content)
+            decoded.append(Part(origin, fitted(found.image, settings), found.decoder, found.seen))
         except CorruptImageError as error:
-            decoded.append(Corrupt(name, str(error)))
+            decoded.append(Corrupt(name, str(error), 2 if isinstance(error, UnknownImageError) else 1))
     together: list[Part | Corrupt] = []
     for _, group in groupby(decoded, lambda image: image.values.shape if isinstance(image, Part) else None):
         images = list(group)
-        parts = [image.values for image in images if isinstance(image, Part)]
-        together += [Part(images[0].name, np.concatenate(parts))] if parts else images
+        parts = [image for image in images if isinstance(image, Part)]
+        together += [_joined(parts)] if parts else images
     return together
 
 
+def _joined(parts: list[Part]) -> Part:
+    values = np.concatenate([part.values for part in parts])
+    seen = tuple(what for part in parts for what in part.seen)
+    return Part(parts[0].name, values, max(part.decoder for part in parts), seen)
+
+
 def opaque(image: Image.Image) -> Image.Image:
-    """Return the image over white: mode L if it was grey (1, L, LA, I;16), else RGB."""
-    if image.mode.startswith("I"):
-        return _eight_bits(image)
+    """Return the image over white: mode L if it was grey (1, L, LA, La), else RGB."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, not levels")
+    if image.mode == "La":  # its levels are multiplied by alpha already
+        levels, alpha = (np.asarray(band, np.int64) for band in image.split())
+        return Image.fromarray((levels + 255 - alpha).clip(0, 255).astype(np.uint8))
     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert(mode)
+
+
+def noticed(image: Image.Image) -> tuple[str, ...]:
+    """Return what is worth saying of a loaded image: that some of it is not opaque, or all of it dark."""
+    if image.mode.startswith("I"):
+        return (DARK,) if 0 < np.asarray(image).max() <= FAINT else ()
+    if not image.has_transparency_data:
+        return ()
+    alpha = (
+        image.getchannel(image.mode[-1])
+        if image.mode[-1] in "Aa"
+        else image.convert("RGBA").getchannel("A")
+    )
+    least, _ = alpha.getextrema()
+    return (ALPHA,) if isinstance(least, (int, float)) and least < 255 else ()
 
 
 def fitted(image: Image.Image, settings: DataSettings) -> Pixels:
@@ -115,10 +205,11 @@ def refit(first: int, pixels: Pixels, settings: DataSettings, origin: str) -> li
         rows = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         return [Part(f"image {first} of {origin}", rows)]
     squeezed = pixels[..., 0] if pixels.shape[3] == 1 else pixels
-    return [
-        Part(f"image {first + row} of {origin}", fitted(opaque(Image.fromarray(image)), settings))
-        for row, image in enumerate(squeezed)
-    ]
+    parts: list[Part | Corrupt] = []
+    for row, levels in enumerate(squeezed, first):
+        image = Image.fromarray(levels)
+        parts.append(Part(f"image {row} of {origin}", fitted(opaque(image), settings), seen=noticed(image)))
+    return parts
 
 
 def as_stored(shape: tuple[int, ...], settings: DataSettings) -> bool:
@@ -147,11 +238,23 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return L for 16-bit grey; Pillow's own conversion clips at 255 instead of scaling."""
-    levels = np.array(image, dtype=np.int64)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("its pixels need more than 16 bits")
-    if image.has_transparency_data:
-        levels[levels == image.info["transparency"]] = 65535
-    return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+def _is_bare(name: str) -> bool:
+    return f".{BARE.lower()}" in name.lower()
+
+
+@cache
+def _formats(*, bare: bool) -> tuple[str, ...]:
+    """Return the formats to try, of those that this Pillow has; it registers them when asked."""
+    Image.init()
+    wanted = (*FORMATS, *LATER, BARE) if bare else (*FORMATS, *LATER)
+    return tuple(name for name in wanted if name in Image.OPEN)
+
+
+def _unidentified(content: bytes) -> str:
+    """Return what to say of content that no decoder takes."""
+    if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return (
+            "is damaged, or a TIFF with a combination of bits, samples and colours that is not read; "
+            "remove it or convert it to PNG"
+        )
+    return "is not an image of a known format; remove it or convert it to PNG"

@@ -4,6 +4,7 @@ Labels are optional integers. This is also what `reflow sample --out FILE.npz` w
 """
 
 import contextlib
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,13 +17,15 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from reflow.data.dataset import number_classes
+from reflow.data.dataset import Labels, class_labels, labels_if_wanted, require_class_numbers
 from reflow.data.formats import Contents, Corrupt, Part, rows_per_block
-from reflow.data.images import as_stored, reason, refitting, refuse_image_settings
+from reflow.data.images import MOST_PIXELS, as_stored, reason, refitting, refuse_image_settings
 from reflow.data.zip import DAMAGE
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
 
+LARGEST_HEADER = 10_000  # bytes; the limit of NumPy, which reads the header before it looks
+LARGEST_BY_COLUMNS = 1 << 32  # bytes of an array that has to be in memory as a whole
 HEADERS = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
 
 
@@ -49,9 +52,9 @@ def read_npz(path: Path, settings: DataSettings) -> Contents:
             )
         array = _header(archive, keys[0], path)
         contents = (_images if keys == ["images"] else _samples)(array, path, settings)
-        if "labels" not in archive.files:
-            return contents
-        labels, class_names = _labels(_array(archive, "labels", path), contents.count, path)
+        labels, class_names = labels_if_wanted(
+            settings, lambda: _labels(archive, contents.count, path, settings)
+        )
     return replace(contents, labels=labels, class_names=class_names)
 
 
@@ -102,11 +105,19 @@ def _skip_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     version = read_magic(member)
     if version not in HEADERS:
         raise ValueError(f"version {version} of the .npy format")
-    return HEADERS[version](member)
+    length = member.read(2 * version[0])
+    size = int.from_bytes(length, "little")
+    if size > LARGEST_HEADER:
+        raise ValueError(f"its header has {size} bytes")
+    return HEADERS[version](io.BytesIO(length + member.read(size)))
 
 
 def _rows(path: Path, key: str, array: Array) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield the number of the first row and the rows, block by block."""
+    row, whole_size = math.prod(array.shape[1:]), math.prod(array.shape) * array.dtype.itemsize
+    if row > 4 * MOST_PIXELS or (array.by_columns and whole_size > LARGEST_BY_COLUMNS):
+        remedy = "write it in C order (numpy.ascontiguousarray)" if array.by_columns else "shrink it"
+        raise ReflowError(f"{path}: {key!r} is {array}, too large to be read; {remedy}")
     step = rows_per_block(array.dtype.itemsize * math.prod(array.shape[1:]))
     with _opened(path) as archive:
         if array.by_columns:  # the bytes of a row are far apart: it has to fit into memory
@@ -156,10 +167,17 @@ def _vectors(path: Path, samples: NDArray[Any]) -> list[Part | Corrupt]:
         return [Part(f"{path}", np.ascontiguousarray(samples, np.float32))]
 
 
-def _labels(labels: NDArray[Any], count: int, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    if labels.dtype.kind not in "iu" or labels.shape != (count,):
-        raise ReflowError(
-            f"{path}: 'labels' is {labels.dtype} {list(labels.shape)}; "
-            f"make it int64 [{count}], one whole number per sample"
-        )
-    return number_classes(labels)
+def _labels(archive: NpzFile, count: int, path: Path, settings: DataSettings) -> Labels:
+    """Return the labels; where there are none, refuse to do without, and say what to do."""
+    if "labels" not in archive.files:
+        others = [key for key in archive.files if key not in ("images", "samples")]
+        found = f"'labels', but {', '.join(map(repr, others))}" if others else "'labels'"
+        if settings.labels:
+            raise ReflowError(
+                f"{path} has no {found}; write the classes as labels=..., one whole number per sample"
+            )
+        return None, ()
+    what = f"{path}: 'labels'"
+    header = _header(archive, "labels", path)
+    require_class_numbers(header.dtype, header.shape, count, what)  # before they are read
+    return class_labels(_array(archive, "labels", path), count, what, settings)

@@ -63,7 +63,7 @@ class Growing:
         Raises ReflowError for images of another size, for values that are not finite and when the disk
         is too small.
         """
-        name, values = part
+        name, values = part.name, part.values
         if not self.shape:
             self.first, self.shape, self.dtype = name, values.shape[1:], values.dtype
             self._require_room()

@@ -58,7 +58,7 @@ def test_empty_folders_say_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     refused(tmp_path, str(tmp_path), "looked for .png, .jpg")
     write(tmp_path / "cat" / "a.png", RGB[0])
-    refused(tmp_path, "dog", "fill or remove it")
+    refused(tmp_path, "dog", "fill or remove it", labels=True)
 
 
 NAMES = list(members())
@@ -77,13 +77,15 @@ NAMES = list(members())
 )
 def test_edm_labels_must_match_the_images(tmp_path: Path, labels: Any, words: list[str]) -> None:
     path = pack(tmp_path / "a.zip", members(), labels)
-    refused(path, str(path), "dataset.json", *words)
+    refused(path, str(path), "dataset.json", *words, labels=True)
+    assert load(path).labels is None
 
 
 @pytest.mark.parametrize(("text", "word"), [("{", "not JSON"), ("[]", "labels"), ("{}", "null")])
 def test_a_broken_edm_index_is_refused(tmp_path: Path, text: str, word: str) -> None:
     path = pack(tmp_path / "a.zip", members() | {"dataset.json": text.encode()})
-    refused(path, str(path), "dataset.json", word)
+    refused(path, str(path), "dataset.json", word, labels=True)
+    assert load(path).labels is None
 
 
 def test_damaged_archives_are_named(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_npz_with_other_contents_is_refused(
 ) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **arrays)  # type: ignore[arg-type]
-    refused(path, str(path), *words)
+    refused(path, str(path), *words, labels="labels" in arrays)
 
 
 def test_damaged_npz_files_are_named(tmp_path: Path) -> None:
@@ -170,9 +172,11 @@ def test_idx_labels_must_match_the_images(tmp_path: Path) -> None:
     labels = idx(tmp_path / "t-labels-idx1-ubyte.gz", 0x801, np.arange(4))
     refused(labels, str(labels), "give the images", "images-idx3")
     idx(labels, 0x801, np.arange(3))
-    refused(path, str(labels), "3 labels", "4 images")
+    refused(path, str(labels), "3 labels", "4 images", labels=True)
+    assert load(path).labels is None
     idx(labels, 0x803, GREY)
-    refused(path, str(labels), "not an IDX file of labels")
+    refused(path, str(labels), "not an IDX file of labels", labels=True)
+    assert load(path).labels is None
 
 
 def test_unknown_sources_are_refused(tmp_path: Path) -> None:
