@@ -30,7 +30,7 @@ TRACKED = ("run", "tensorboard", "wandb")  # what trackers keep in there
 PAIRS, SHARDS, PLAN = "pairs.json", "pairs-*-of-*.safetensors", "plan.json"
 SEAL = "header"  # names the digest of everything beside it
 UNSEALED = {"format", "kind", "stage", "rectification", "recipe", "parents", "facts", "payload", "shards"}
-LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+LARGEST_HEADER = 10_000_000  # bytes: room for 100,000 tensors or names; the library allows ten times this
 
 Kind = Literal["model", "state", "averages", "pairs", "data", "classifier", "features"]
 

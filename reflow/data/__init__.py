@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reflow.data.cache import open_cached
-from reflow.data.dataset import DataSet, split
+from reflow.data.dataset import DataSet, require_taught, split
 from reflow.data.digits import digits
 from reflow.data.fashion import IDX_FOLDER, fashion_mnist
 from reflow.data.folder import files_of_folder, left_out_of_folder, read_folder
@@ -26,7 +26,7 @@ from reflow.data.zip import left_out_of_zip, read_zip
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
 
-__all__ = ["BUILT_IN", "SETS", "DataSet", "Watch", "open_data", "split"]
+__all__ = ["BUILT_IN", "SETS", "DataSet", "Watch", "open_data", "require_taught", "split"]
 
 FOLDER = Format("folder", files_of_folder, read_folder, left_out_of_folder)
 FOLDERS = ((is_saved, SAVED), (is_idx_folder, IDX_FOLDER))  # recognised by some of their files

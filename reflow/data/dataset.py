@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reflow.data.formats import listing
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
 
@@ -144,3 +145,28 @@ def split(data: DataSet, held_out: float, seed: int) -> tuple[DataSet, DataSet]:
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(data))
     return data.subset(np.sort(order[count:])), data.subset(np.sort(order[:count]))
+
+
+def require_taught(training: DataSet, held_out: DataSet) -> str | None:
+    """Raise if a class has no samples to train on; return a warning about classes without held-out ones."""
+    counts = [
+        np.bincount(_labels_of(part), minlength=len(part.class_names)) for part in (training, held_out)
+    ]
+    for number in np.flatnonzero(counts[0] == 0):
+        name, there = training.class_names[number], counts[1][number]
+        raise ReflowError(
+            f"class {name!r} has {there} sample{'s' * (there != 1)}, none outside the held-out part: "
+            "a model would draw what it never saw; add samples, remove the class, or change data.held_out"
+        )
+    lacking = [training.class_names[number] for number in np.flatnonzero(counts[1] == 0)]
+    if not lacking:
+        return None
+    return (
+        f"warning: no sample of class {listing(lacking)} is held out, so evaluation says nothing of it; "
+        "add samples, or raise data.held_out"
+    )
+
+
+def _labels_of(data: DataSet) -> NDArray[np.int64]:
+    assert data.labels is not None, "the recipe uses labels"
+    return data.labels

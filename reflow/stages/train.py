@@ -6,7 +6,7 @@ from reflow.artifacts import Header
 from reflow.artifacts.facts import ModelFacts, Split
 from reflow.couplings import Coupling, Independent
 from reflow.couplings.transport import Transported
-from reflow.data import BUILT_IN, DataSet, split
+from reflow.data import BUILT_IN, DataSet, require_taught, split
 from reflow.errors import ReflowError
 from reflow.inputs import open_data_watched
 from reflow.models import build
@@ -14,6 +14,7 @@ from reflow.objectives import objective_of
 from reflow.randomness import draw_seed
 from reflow.recipes.read import with_source
 from reflow.recipes.recipe import Recipe
+from reflow.terminal import say
 from reflow.training.job import Job
 from reflow.training.session import Task, machine, train_model
 from reflow.training.validation import sides
@@ -29,6 +30,8 @@ def run(recipe: Recipe, job: Job) -> None:
         part if classes else part.without_labels()
         for part in split(data, recipe.data.held_out, recipe.seed)
     )
+    if classes and (warning := require_taught(training, held_out)):
+        say(warning)
     torch.manual_seed(draw_seed(recipe.seed, "weights"))
     net = build(recipe.model, data.event, classes, unconditional=null_label is not None)
     facts = ModelFacts(
