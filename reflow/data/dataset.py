@@ -155,7 +155,7 @@ def require_taught(training: DataSet, held_out: DataSet) -> str | None:
     for number in np.flatnonzero(counts[0] == 0):
         name, there = training.class_names[number], counts[1][number]
         raise ReflowError(
-            f"class {name!r} has {there} sample{'s' * (there != 1)}, none outside the held-out part: "
+            f"class {name!r} has {there} sample{'s' * int(there != 1)}, none outside the held-out part: "
             "a model would draw what it never saw; add samples, remove the class, or change data.held_out"
         )
     lacking = [training.class_names[number] for number in np.flatnonzero(counts[1] == 0)]

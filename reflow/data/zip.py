@@ -31,6 +31,7 @@ from reflow.data.names import (
     is_inside_junk,
     largest_index,
     looked_for,
+    parts_of_a_set,
 )
 from reflow.errors import ReflowError
 from reflow.recipes.recipe import DataSettings
@@ -55,6 +56,10 @@ def read_zip(path: Path, settings: DataSettings) -> Contents:
         names, _ = _listed(archive)
         if not names:
             raise ReflowError(f"{path} holds no images; looked for {looked_for()}")
+        if parts := parts_of_a_set(names):
+            raise ReflowError(
+                f"{path} holds parts of a set ({', '.join(parts)}); unpack it and give the folder of one"
+            )
         labels, class_names = labels_if_wanted(settings, lambda: _labels(archive, names, path, settings))
         weight = sum(archive.getinfo(name).file_size for name in names)
     blocks = _blocks(path, names, images_per_block(len(names), weight), settings)
