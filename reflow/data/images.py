@@ -73,7 +73,7 @@ def decode(name: str, content: bytes) -> Decoded:
             with Image.open(io.BytesIO(content), formats=known) as image:
                 require_known(image, content, name)
                 raw, new = raw_mode(image), is_new(image) or image.format not in (*FORMATS, "MPO")
-                seen = (PROFILE,) if image.info.get("icc_profile") else ()
+                seen: tuple[str, ...] = (PROFILE,) if image.info.get("icc_profile") else ()
                 upright = deep(image, again)
                 if upright is not None:
                     return Decoded(upright, 2, seen + (ALPHA,) * ("A" in raw or "a" in raw))
@@ -81,7 +81,8 @@ def decode(name: str, content: bytes) -> Decoded:
                 spread_transparency(image, raw)
                 ImageOps.exif_transpose(image, in_place=True)
                 flat = grey(image, content) if image.mode.startswith("I") else opaque(image)
-                return Decoded(flat, 2 if new else 1, seen + noticed(image))
+                seen += () if raw == "I;12" else noticed(image)
+                return Decoded(flat, 2 if new else 1, seen)
     except CorruptImageError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

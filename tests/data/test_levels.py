@@ -142,7 +142,9 @@ def test_twelve_bits_are_scaled() -> None:
     content = content.ljust(122, b"\0") + packed
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(content)), levels)
     expected = np.rint(levels * 255 / 4095).astype(np.uint8)
-    np.testing.assert_array_equal(decode("a.tif", content).image, expected)
+    found = decode("a.tif", content)
+    np.testing.assert_array_equal(found.image, expected)
+    assert found.seen == ()  # not taken for dark
 
 
 @pytest.mark.parametrize(
