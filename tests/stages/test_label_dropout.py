@@ -239,7 +239,7 @@ def test_a_header_that_claims_a_null_label_falsely_is_noticed(reflow: Command, t
     assert reflow("train", TINY, "--out", tmp_path, *LABELS, *DROP, *QUICK).code == 0
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes().replace(b'\\"unconditional\\":true', b'\\"unconditional\\":null'))
-    with pytest.raises(ReflowError, match="is damaged: its facts are not a model's"):
+    with pytest.raises(ReflowError, match="is damaged: its header does not match its digest"):
         load_model(path)
 
 
