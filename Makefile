@@ -47,7 +47,7 @@ models := $(RUN)/base $(foreach n,$(numbers),$(RUN)/reflow$(call nth,$(n))) $(RU
 .PHONY: all setup test test-slow test-all lint docs bench clean help
 .DELETE_ON_ERROR:
 
-all: $(RUN)/report.html ## run the pipeline and write the report (default: digits, about 8 minutes on 2 cores)
+all: $(RUN)/report.html ## run the pipeline and write the report (default: digits)
 	@echo "$(RUN) is complete: open $(RUN)/report.html (for other settings give another RUN=)"
 
 setup: $(TOOLS) ## create .venv and install what contributors need

@@ -16,7 +16,7 @@ from reflow.pictures import grid
 from reflow.sampling.generate import generate
 from reflow.sampling.methods import fixed_method
 
-SHOWN = (("base", 100), ("base", 1), ("reflow", 1), ("distill", 1))
+SHOWN = (("base", 1), ("base", 100), ("reflow", 1), ("distill", 1))
 ROWS = 7
 
 
@@ -40,7 +40,7 @@ def main() -> None:
         distance = next(f["frechet_classifier"] for f in figures[name] if f["nfe"] == nfe)
         axes.imshow(np.asarray(grid(batch.pair.x1, columns=columns)), cmap="gray", vmin=0, vmax=255)
         axes.set_title(f"{name}, {nfe} evaluation{'s' * (nfe > 1)}", fontsize=11)
-        axes.set_xlabel(f"Fréchet distance {distance:,.{0 if distance > 20 else 1}f}", fontsize=10)
+        axes.set_xlabel(f"Frechet distance {distance:,.{0 if distance > 20 else 1}f}", fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)

@@ -125,7 +125,8 @@ class _Session:
         self.resume()
         with contextlib.ExitStack() as stack:
             if self.world.leads:
-                left = self.settings.snapshots - self.parts(self.fit.step)
+                due = min(self.settings.snapshots, self.settings.steps)
+                left = due - min(self.parts(self.fit.step), due)
                 if left:
                     say(f"{self.out}: {announcement(self.task.header, left)}")
                 told = Observers(self.out, self.task.recipe, self.task.header, self.fit, trackers)
