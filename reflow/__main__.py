@@ -84,8 +84,10 @@ def _complete() -> NoReturn:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """Stop where there is nothing to save; long jobs watch for signals themselves."""
+    """Stop where there is nothing left to save; long jobs watch for signals themselves."""
     del frame
+    if not _rank():
+        _say(f"interrupted. Resume with: {_resume_command()}")
     sys.exit(128 + number)
 
 

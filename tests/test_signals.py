@@ -1,11 +1,13 @@
 """Signals that ask a long job to stop."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 
 import pytest
 
+from reflow.__main__ import _leave
 from reflow.signals import INSISTING, STOPPING, heed, watching_signals
 
 
@@ -65,3 +67,13 @@ def test_what_is_ignored_stays_ignored(number: signal.Signals) -> None:
         signal.raise_signal(number)
         assert stop.signal is None
     assert signal.getsignal(number) is signal.SIG_IGN
+
+
+def test_a_command_with_nothing_to_save_says_how_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reflow", "evaluate", "base", "--fresh"])
+    with pytest.raises(SystemExit) as left:
+        _leave(signal.SIGTERM, None)
+    assert left.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "reflow: interrupted. Resume with: reflow evaluate base\n"
