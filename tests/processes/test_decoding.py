@@ -119,6 +119,7 @@ def test_two_that_start_together_decode_once(tmp_path: Path, place: Path, builde
             assert second.poll() is None
             first.stdin.write("\n")  # type: ignore[union-attr]
             first.stdin.flush()  # type: ignore[union-attr]
+            assert line(first) == line(second) == f"{source}: 4 images of 32 x 32, rgb; no classes"
             assert line(first) == line(second) == load(source).digest()
     assert (first.returncode, second.returncode) == (0, 0)
     assert len(list(place.glob("*.safetensors"))) == 1
