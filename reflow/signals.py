@@ -1,7 +1,7 @@
 """Signals that ask a long job to stop: noted, so that it can save first.
 
-SIGINT comes from Ctrl-C, SIGTERM from whoever ends jobs, SIGHUP from a terminal or a connection that is
-gone, and SIGUSR1 from schedulers that warn before a time limit. One that was ignored when the command
+SIGINT comes from Ctrl-C, SIGTERM from whoever ends jobs, SIGHUP from a terminal or a connection that was
+lost, and SIGUSR1 from schedulers that warn before a time limit. One that was ignored when the command
 began stays ignored: nohup does so with SIGHUP. Importing this module does not import torch.
 """
 

@@ -43,7 +43,7 @@ class SampleFolder:
 
 @contextlib.contextmanager
 def sample_folder(path: Path, count: int, request: Mapping[str, Any]) -> Iterator[SampleFolder]:
-    """Make the folder or go on with it, and hold it until the block ends.
+    """Make the folder or resume in it, and hold it until the block ends.
 
     request: what the samples follow from, as JSON's values.
 
