@@ -1,4 +1,4 @@
-"""A folder of samples, one file each, that an interrupted command goes on with.
+"""A folder of samples, one file each, in which an interrupted command resumes.
 
 A record beside the files says what they were asked for. It is written first and every file appears whole,
 so what has its name is kept, and only what is missing is drawn.

@@ -155,7 +155,7 @@ def _into_folder(out: Path, asked: _Asked, count: int) -> None:
                         folder.put(number, png(to_picture(pixels)))
                         left -= 1
                 meter.update(count - left)
-    drawn = f"{count} samples" + (f" ({len(missing)} were missing)" if len(missing) < count else "")
+    drawn = f"{count} samples" + (f" ({len(missing)} drawn now)" if len(missing) < count else "")
     _say_done(out, drawn, evaluations, asked.method)
 
 

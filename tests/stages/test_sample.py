@@ -56,7 +56,7 @@ def test_an_interrupted_folder_goes_on_and_ends_with_the_same_bytes(
     kept = (out / "00002.png").stat().st_mtime_ns
     answer = reflow(*command)
     assert answer.code == 0, answer.err
-    assert "11 samples (6 were missing), NFE 1" in answer.err
+    assert "11 samples (6 drawn now), NFE 1" in answer.err
     assert pictures(out) == whole
     assert (out / "00002.png").stat().st_mtime_ns == kept
     assert {path.name for path in out.iterdir()} == {RECORD, *whole}
